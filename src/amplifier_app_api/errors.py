@@ -26,7 +26,13 @@ class ErrorItem:
 
     def as_json(self) -> dict[str, Any]:
         """The item as it stands in a problem document."""
-        return {"code": self.code, "pointer": self.pointer, "detail": self.detail, "line": self.line, "column": self.column}
+        return {
+            "code": self.code,
+            "pointer": self.pointer,
+            "detail": self.detail,
+            "line": self.line,
+            "column": self.column,
+        }
 
 
 class AppError(Exception):

@@ -1,0 +1,227 @@
+"""What happened, as types.
+
+A durable event is a fact after the fact: it is numbered by the log, kept, and every follower sees it. A
+delta is a piece of an answer while it is being made: it has no number, only its place (`request`, `block`,
+`offset`), and once the block is whole `message.completed` says the same. The envelope around the fields of
+an event (`seq`, `session_id`, `turn_id`, `at`, `schema`) is added by the log.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel
+
+from amplifier_app_api.models.turn import TokenUsage
+
+SCHEMA = 1
+
+
+class Event(BaseModel, frozen=True):
+    """The base of every durable event."""
+
+    type: str
+
+
+class SessionCreated(Event, frozen=True):
+    """A session was opened for the first time."""
+
+    type: Literal["session.created"] = "session.created"
+    config_id: str
+    revision: int
+    forked_from: str | None = None
+
+
+class SessionClosed(Event, frozen=True):
+    """Somebody closed the session with a status."""
+
+    type: Literal["session.closed"] = "session.closed"
+    status: str
+
+
+class SessionResumed(Event, frozen=True):
+    """A closed or failed session takes messages again."""
+
+    type: Literal["session.resumed"] = "session.resumed"
+
+
+class TurnStarted(Event, frozen=True):
+    """A message was accepted and its turn runs."""
+
+    type: Literal["turn.started"] = "turn.started"
+    message_id: str
+
+
+class MessageUser(Event, frozen=True):
+    """The message that the turn answers."""
+
+    type: Literal["message.user"] = "message.user"
+    message_id: str
+    content: Any
+
+
+class MessageCompleted(Event, frozen=True):
+    """A message of the assistant is whole. Its blocks are numbered as its deltas were."""
+
+    type: Literal["message.completed"] = "message.completed"
+    message_id: str
+    request: int
+    blocks: list[dict[str, Any]]
+
+
+class MessageDiscarded(Event, frozen=True):
+    """What was streamed for this request does not count: the model call failed or was made again."""
+
+    type: Literal["message.discarded"] = "message.discarded"
+    request: int
+    reason: str
+
+
+class ToolStarted(Event, frozen=True):
+    """A tool runs."""
+
+    type: Literal["tool.started"] = "tool.started"
+    call_id: str
+    tool: str
+    arguments: Any
+
+
+class ToolCompleted(Event, frozen=True):
+    """A tool call has its result. `output` is bounded; `truncated` says whether something was cut."""
+
+    type: Literal["tool.completed"] = "tool.completed"
+    call_id: str
+    ok: bool
+    output: str
+    truncated: bool
+    ms: int
+
+
+class UsageUpdated(Event, frozen=True):
+    """What the turn has used so far."""
+
+    type: Literal["usage.updated"] = "usage.updated"
+    usage: TokenUsage
+
+
+class ContextCompacted(Event, frozen=True):
+    """The context was shortened for a request."""
+
+    type: Literal["context.compacted"] = "context.compacted"
+    before: dict[str, int]
+    after: dict[str, int]
+
+
+class Notice(Event, frozen=True):
+    """Something people should read."""
+
+    type: Literal["notice"] = "notice"
+    level: str
+    text: str
+    source: str
+
+
+class TurnEnded(Event, frozen=True):
+    """The base of the four ways a turn ends."""
+
+    stop_reason: str
+    response: str | None = None
+    usage: TokenUsage
+    code: str | None = None
+    error: str | None = None
+
+
+class TurnCompleted(TurnEnded, frozen=True):
+    """The turn has its answer."""
+
+    type: Literal["turn.completed"] = "turn.completed"
+
+
+class TurnFailed(TurnEnded, frozen=True):
+    """The turn ended in an error; `code` is one of the error codes."""
+
+    type: Literal["turn.failed"] = "turn.failed"
+
+
+class TurnCancelled(TurnEnded, frozen=True):
+    """Somebody stopped the turn. `response` is the text up to there."""
+
+    type: Literal["turn.cancelled"] = "turn.cancelled"
+
+
+class TurnInterrupted(TurnEnded, frozen=True):
+    """The server stopped before the turn could end."""
+
+    type: Literal["turn.interrupted"] = "turn.interrupted"
+
+
+DURABLE_EVENTS: tuple[type[Event], ...] = (
+    SessionCreated,
+    SessionClosed,
+    SessionResumed,
+    TurnStarted,
+    MessageUser,
+    MessageCompleted,
+    MessageDiscarded,
+    ToolStarted,
+    ToolCompleted,
+    UsageUpdated,
+    ContextCompacted,
+    Notice,
+    TurnCompleted,
+    TurnFailed,
+    TurnCancelled,
+    TurnInterrupted,
+)
+
+TERMINAL_TYPES = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.interrupted"})
+
+
+class Delta:
+    """A piece of text of a block that is being made.
+
+    `offset` is where the piece starts in its block, in Unicode code points; `seq` is the number of the last
+    durable event before it.
+    """
+
+    __slots__ = ("at", "block", "offset", "request", "seq", "session_id", "text", "turn_id", "type")
+
+    TYPES: ClassVar[tuple[str, str]] = ("message.delta", "reasoning.delta")
+
+    def __init__(
+        self,
+        *,
+        type: Literal["message.delta", "reasoning.delta"],  # noqa: A002 - the name of the field on the wire
+        session_id: str,
+        turn_id: str,
+        seq: int,
+        request: int,
+        block: int,
+        offset: int,
+        text: str,
+        at: datetime,
+    ) -> None:
+        self.type = type
+        self.session_id = session_id
+        self.turn_id = turn_id
+        self.seq = seq
+        self.request = request
+        self.block = block
+        self.offset = offset
+        self.text = text
+        self.at = at
+
+    @property
+    def end(self) -> int:
+        """Where the piece ends, in code points."""
+        return self.offset + len(self.text)
+
+    def continues(self, other: "Delta") -> bool:
+        """Whether this piece begins where `other` ended."""
+        return (
+            self.seq == other.seq
+            and self.request == other.request
+            and self.block == other.block
+            and self.type == other.type
+            and self.turn_id == other.turn_id
+            and self.offset == other.end
+        )

@@ -1,0 +1,68 @@
+"""Field types that several models share."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+MAX_NAME = 200
+MAX_DESCRIPTION = 10_000
+MAX_MESSAGE = 1_000_000
+MAX_TAGS = 64
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and `Z`: texts of one length that sort as the moments do."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """The reverse of `format_time`."""
+    return datetime.fromisoformat(text)
+
+
+def storable_text(value: str) -> str:
+    """Refuse what no database can hold: U+0000, and halves of surrogate pairs."""
+    if "\0" in value:
+        raise ValueError("must not contain the character U+0000")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must not contain half of a surrogate pair")
+    return value
+
+
+def storable_json(value: Any) -> Any:
+    """`storable_text` for every text of a JSON value, and a bound on its depth."""
+    pending: list[tuple[Any, int]] = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > 64:
+            raise ValueError("must not be nested deeper than 64 levels")
+        if isinstance(item, str):
+            storable_text(item)
+        elif isinstance(item, dict):
+            pending.extend((part, depth + 1) for pair in item.items() for part in pair)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        elif isinstance(item, list):
+            pending.extend((part, depth + 1) for part in item)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
+
+
+def not_blank(value: str) -> str:
+    """Refuse a text of nothing but white space."""
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(lambda value: parse_time(value) if isinstance(value, str) else value),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+Text = Annotated[str, AfterValidator(storable_text)]
+Name = Annotated[Text, Field(min_length=1, max_length=MAX_NAME), AfterValidator(not_blank)]
+Description = Annotated[Text, Field(max_length=MAX_DESCRIPTION)]
+TagKey = Annotated[Text, Field(min_length=1, max_length=MAX_NAME)]
+TagValue = Annotated[Text, Field(max_length=1000)]
+Tags = Annotated[dict[TagKey, TagValue], Field(max_length=MAX_TAGS)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(storable_json)]
