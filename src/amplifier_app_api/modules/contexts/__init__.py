@@ -1,0 +1,1 @@
+"""Context managers: what the model is shown of the conversation."""

@@ -1,0 +1,1 @@
+"""Loops: one shared turn, two ways of asking for the answer."""

@@ -1,0 +1,97 @@
+"""Emitting kernel events and obeying what hooks answer.
+
+The kernel returns a hook's answer and leaves it to the loop to act on it. An answer of several hooks is
+folded into one: an altered payload comes back in `data` under the action `continue`, and is therefore
+recognised by comparing it with what was sent, never by the action.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from amplifier_app_api.modules.kernel import ContextInjection, HookResult
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the hooks of one event decided."""
+
+    denied: bool = False
+    reason: str = ""
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def altered(self, key: str, sent: Any) -> bool:
+        """Whether hooks replaced `key`; `sent` must be plain JSON data."""
+        return key in self.data and self.data[key] is not None and self.data[key] != sent
+
+
+class HookGate:
+    """One turn's door to the hooks.
+
+    Texts that hooks want shown for one request only collect until the next request takes them. Where nothing
+    may be added to the history, as between a reply's tool calls and their results, injections wait: from
+    `hold` to `release`.
+    """
+
+    def __init__(self, hooks: Any, coordinator: Any) -> None:
+        self._hooks = hooks
+        self._coordinator = coordinator
+        self._held: list[tuple[HookResult, str]] | None = None
+        self._ephemeral: list[ContextInjection] = []
+
+    async def emit(self, event: str, data: dict[str, Any]) -> Answer:
+        result = await self._hooks.emit(event, data)
+        if not isinstance(result, HookResult):
+            return Answer()
+        if result.action == "inject_context" and self._held is not None:
+            self._held.append((result, event))
+            return Answer(data=result.data or {})
+        return await self._obey(result, event)
+
+    def hold(self) -> None:
+        self._held = []
+
+    async def release(self) -> None:
+        held, self._held = self._held or [], None
+        for result, event in held:
+            await self._obey(result, event)
+
+    def take_ephemeral(self) -> list[ContextInjection]:
+        taken, self._ephemeral = self._ephemeral, []
+        return taken
+
+    async def _obey(self, result: HookResult, event: str) -> Answer:
+        if result.action == "inject_context":
+            self._ephemeral += _ephemeral_of(result)
+        if self._coordinator is not None and (result.action != "continue" or result.user_message):
+            processed = cast("HookResult", await self._coordinator.process_hook_result(result, event, "hook"))
+        else:
+            processed = result
+        # Without a coordinator nobody can be asked, and an unanswered question is a no.
+        denied = processed.action in ("deny", "ask_user")
+        return Answer(denied=denied, reason=processed.reason or "", data=result.data or {})
+
+
+def _ephemeral_of(result: HookResult) -> list[ContextInjection]:
+    if result.context_injections:
+        return [injection for injection in result.context_injections if injection.ephemeral]
+    if not (result.ephemeral and result.context_injection):
+        return []
+    return [
+        ContextInjection(
+            content=result.context_injection,
+            role=result.context_injection_role,
+            ephemeral=True,
+            append_to_last_tool_result=result.append_to_last_tool_result,
+        )
+    ]
+
+
+def plain(value: Any) -> Any:
+    """`value` as the JSON data that hooks receive and return, so that the two can be compared.
+
+    The kernel takes strict JSON only: `NaN` and its kind go as texts.
+    """
+    return json.loads(json.dumps(value, default=str), parse_constant=str)

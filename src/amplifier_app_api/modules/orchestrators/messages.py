@@ -1,0 +1,78 @@
+"""The rows of a conversation: what a loop stores, and the request it makes of what is stored.
+
+Stored rows have the shapes other Amplifier modules rely on: an assistant's `content` is a list of blocks
+and its tool calls appear again under `tool_calls`, with the key `tool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from amplifier_app_api.modules.kernel import ChatResponse, ContextInjection, Message, ToolCall, ToolSpec
+
+Row = dict[str, Any]
+
+
+def block_dicts(response: ChatResponse, calls: Sequence[ToolCall]) -> list[Row]:
+    """The blocks of a reply as plain data; a call the provider reported without a block gets one."""
+    blocks = [block.model_dump(exclude_none=True) for block in response.content]
+    shown = {block.get("id") for block in blocks if block.get("type") == "tool_call"}
+    return blocks + [
+        {"type": "tool_call", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in calls
+        if call.id not in shown
+    ]
+
+
+def text_of(blocks: Sequence[Row]) -> str:
+    return "".join(block.get("text") or "" for block in blocks if block.get("type") == "text")
+
+
+def assistant_row(blocks: list[Row], calls: Sequence[ToolCall], metadata: Mapping[str, Any] | None) -> Row:
+    row: Row = {"role": "assistant", "content": blocks}
+    if calls:
+        row["tool_calls"] = [{"id": call.id, "tool": call.name, "arguments": call.arguments} for call in calls]
+    if metadata:
+        row["metadata"] = dict(metadata)
+    return row
+
+
+def tool_row(call_id: str, name: str, content: str) -> Row:
+    return {"role": "tool", "tool_call_id": call_id, "name": name, "content": content}
+
+
+def open_calls(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The calls of the last reply that have no result yet, as (id, tool)."""
+    answered: set[str] = set()
+    for row in reversed(rows):
+        if row.get("role") == "tool":
+            answered.add(str(row.get("tool_call_id")))
+        elif row.get("role") == "assistant":
+            calls = cast("list[Row]", row.get("tool_calls") or [])
+            return [(str(call["id"]), str(call["tool"])) for call in calls if call["id"] not in answered]
+    return []
+
+
+def request_messages(rows: Sequence[Row], injections: Sequence[ContextInjection]) -> list[Message]:
+    """Rows and this request's own injections as the provider gets them; stored rows stay as they are."""
+    shown = [*rows]
+    for injection in injections:
+        last = shown[-1] if shown else None
+        if injection.append_to_last_tool_result and last is not None and last.get("role") == "tool":
+            shown[-1] = {**last, "content": f"{last.get('content', '')}\n\n{injection.content}"}
+        else:
+            shown.append({"role": injection.role, "content": injection.content})
+    return [Message.model_validate({**row, "content": row.get("content") or ""}) for row in shown]
+
+
+def tool_specs(tools: Mapping[str, Any]) -> list[ToolSpec] | None:
+    specs = [
+        ToolSpec(
+            name=name,
+            parameters=cast("dict[str, Any]", getattr(tool, "input_schema", None) or {"type": "object"}),
+            description=str(getattr(tool, "description", "") or ""),
+        )
+        for name, tool in tools.items()
+    ]
+    return specs or None

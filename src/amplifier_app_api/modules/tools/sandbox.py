@@ -1,0 +1,189 @@
+"""Files below allowed folders, and nothing else.
+
+A path is resolved first, links and all, and then has to lie below a root. Between that look and the open
+somebody may put a link in its place; so the resolved path is walked again from the root, one component at
+a time, following no link. Where the system cannot open relative to a folder (Windows), the look alone counts.
+
+All functions block; call them in a thread. Paths in errors and results are relative to the root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_WALKS = os.open in os.supports_dir_fd and os.rename in os.supports_dir_fd
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW
+_READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
+
+
+class FileRefused(Exception):
+    """A file that may not or cannot be used; the text is a sentence for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path below a root, free of links when it was looked at."""
+
+    root: Path
+    parts: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        return "/".join(self.parts) or "."
+
+    @property
+    def path(self) -> Path:
+        return self.root.joinpath(*self.parts)
+
+
+class Sandbox:
+    """Relative paths start at the first root; absolute ones may lie below any."""
+
+    def __init__(self, roots: Sequence[str | Path]) -> None:
+        self._roots = [Path(os.path.realpath(root)) for root in roots]
+
+    def locate(self, path: str) -> Place:
+        """Where `path` leads; `FileRefused` when that is outside."""
+        if not path or "\0" in path:
+            raise FileRefused("The path is empty or holds a NUL character")
+        if not self._roots:
+            raise FileRefused("This session has no folder for files")
+        try:
+            real = Path(os.path.realpath(self._roots[0] / path))
+        except OSError as error:
+            raise FileRefused(f"{path}: {error.strerror}") from error
+        for root in self._roots:
+            if real.is_relative_to(root):
+                return Place(root, real.relative_to(root).parts)
+        raise FileRefused(f"{path} lies outside the folders this session may use")
+
+    def read(self, place: Place, limit: int) -> bytes:
+        """The whole file; `FileRefused` when it is no ordinary file or larger than `limit` bytes."""
+        with _told(place), _parent_of(place) as folder:
+            descriptor = _open(place, _READ, folder)
+            try:
+                facts = os.fstat(descriptor)
+                if not stat.S_ISREG(facts.st_mode):
+                    raise FileRefused(f"{place.shown} is not a file")
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    content = file.read(limit + 1)  # it may grow while it is read
+                if len(content) > limit:
+                    raise FileRefused(f"{place.shown} is larger than {limit:,} bytes")
+                return content
+            finally:
+                os.close(descriptor)
+
+    def write(self, place: Place, content: bytes) -> None:
+        """Put `content` in place of the file at once, making folders on the way; keeps an old file's mode."""
+        if not place.parts:
+            raise FileRefused(f"{place.shown} is a folder")
+        with _told(place), _parent_of(place, create=True) as folder:
+            mode = _mode_of(place, folder)
+            draft = Place(place.root, (*place.parts[:-1], f".{uuid.uuid4().hex}.tmp"))
+            descriptor = _open(draft, _CREATE, folder)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    if mode is not None and hasattr(os, "fchmod"):
+                        os.fchmod(descriptor, mode)
+                    file.write(content)
+                _replace(draft, place, folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _unlink(draft, folder)
+                raise
+
+    def entries(self, place: Place, *, most: int) -> Iterator[tuple[str, bool]]:
+        """Everything below a folder, as (path relative to it, is a folder), sorted; links are named, not followed."""
+        seen = 0
+        with _told(place):
+            if not place.path.is_dir():
+                raise FileRefused(f"{place.shown} is not a folder")
+            for parent, folders, files in os.walk(place.path, followlinks=False):
+                folders.sort()
+                below = Path(parent).relative_to(place.path)
+                for name, is_folder in sorted([(n, True) for n in folders] + [(n, False) for n in files]):
+                    seen += 1
+                    if seen > most:
+                        return
+                    yield (below / name).as_posix(), is_folder
+
+
+@contextlib.contextmanager
+def _told(place: Place) -> Generator[None]:
+    """The system's refusals as sentences without the server's own paths."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileRefused(f"{place.shown} does not exist") from error
+    except IsADirectoryError as error:
+        raise FileRefused(f"{place.shown} is a folder") from error
+    except OSError as error:
+        raise FileRefused(f"{place.shown}: {error.strerror or 'cannot be used'}") from error
+
+
+@contextlib.contextmanager
+def _parent_of(place: Place, *, create: bool = False) -> Generator[int | None]:
+    """A descriptor of the folder that holds `place`, reached without following links."""
+    if create:
+        place.root.mkdir(parents=True, exist_ok=True)
+    if not _WALKS:
+        if create:
+            place.path.parent.mkdir(parents=True, exist_ok=True)
+        yield None
+        return
+    folder = os.open(place.root, _FOLDER)
+    try:
+        for part in place.parts[:-1]:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            deeper = os.open(part, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _open(place: Place, flags: int, folder: int | None) -> int:
+    if folder is None:
+        return os.open(place.path, flags, 0o666)
+    return os.open(place.parts[-1] if place.parts else ".", flags, 0o666, dir_fd=folder)
+
+
+def _mode_of(place: Place, folder: int | None) -> int | None:
+    """The mode of the file to replace; None when there is none yet."""
+    try:
+        if folder is None:
+            facts = os.lstat(place.path)
+        else:
+            facts = os.stat(place.parts[-1], dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(place.shown)
+    if not stat.S_ISREG(facts.st_mode):
+        raise FileRefused(f"{place.shown} is not a file")
+    return stat.S_IMODE(facts.st_mode)
+
+
+def _replace(draft: Place, place: Place, folder: int | None) -> None:
+    if folder is None:
+        draft.path.replace(place.path)
+    else:
+        os.replace(draft.parts[-1], place.parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _unlink(draft: Place, folder: int | None) -> None:
+    if folder is None:
+        draft.path.unlink()
+    else:
+        os.unlink(draft.parts[-1], dir_fd=folder)
