@@ -1,0 +1,367 @@
+"""Sessions: the use cases.
+
+`SessionManager(db)` works alone, in a script: it makes a runtime of its own, which lives until `close()` or the end
+of `async with`. A server gives one runtime to all its managers. How a turn runs is the runtime's business.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from sqlalchemy.exc import IntegrityError
+
+from amplifier_app_api.core.config_manager import ConfigNotFound, RevisionNotFound
+from amplifier_app_api.core.encryption import CannotUnseal, SecretBox
+from amplifier_app_api.core.fields import is_storable, merged_tags, valid
+from amplifier_app_api.errors import AppError, Unprocessable
+from amplifier_app_api.events.stream import Follower, items_of
+from amplifier_app_api.models.page import DEFAULT_LIMIT, Page, PageRequest
+from amplifier_app_api.models.principal import LOCAL, Principal
+from amplifier_app_api.models.session import (
+    CancelRequest,
+    MessageRequest,
+    Session,
+    SessionCreateRequest,
+    SessionPatchRequest,
+    SessionStatus,
+)
+from amplifier_app_api.models.turn import Message, TurnStatus
+from amplifier_app_api.runtime.accept import Incoming, SessionBusy
+from amplifier_app_api.runtime.options import RuntimeOptions
+from amplifier_app_api.runtime.outcome import Outcome
+from amplifier_app_api.runtime.pool import SessionClosed, SessionNotFound, SessionRuntime
+from amplifier_app_api.storage.clock import utc_now
+from amplifier_app_api.storage.configs import get_config, get_revision
+from amplifier_app_api.storage.database import Database
+from amplifier_app_api.storage.lifecycle import mark_closed
+from amplifier_app_api.storage.messages import all_messages, list_messages
+from amplifier_app_api.storage.sessions import SessionRecord, get_session, list_sessions
+from amplifier_app_api.storage.turns import open_turn_of
+
+__all__ = ["SessionBusy", "SessionClosed", "SessionManager", "SessionNotFound", "TurnFailure"]
+
+
+class TurnFailure(AppError):
+    """The turn that answers a message failed. Status and code are those of the failure, `turn_id` names the turn."""
+
+    title = "The turn failed"
+
+    def __init__(self, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is None:
+            raise LookupError("a failed turn has a failure")
+        headers = {} if failure.retry_after is None else {"Retry-After": str(max(1, round(failure.retry_after)))}
+        super().__init__(failure.detail, facts={"turn_id": outcome.turn_id}, headers=headers)
+        self.status = failure.status
+        self.code = failure.code
+
+
+class VariablesLost(Unprocessable):
+    """The variables of a session were sealed with a key that this server does not have."""
+
+    code = "config_not_runnable"
+    title = "The session cannot be opened"
+
+
+class SessionManager:
+    """Creates, resumes, lists and deletes sessions, and runs their turns, within one tenant."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        principal: Principal = LOCAL,
+        runtime: SessionRuntime | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
+        self._db = db
+        self._principal = principal
+        self._owns_runtime = runtime is None
+        self._runtime = runtime or open_runtime(db, RuntimeOptions(data_dir=data_dir or default_data_dir(db)))
+
+    def scoped(self, principal: Principal) -> "SessionManager":
+        """The same manager, acting for somebody: it sees that tenant's sessions and no others."""
+        return SessionManager(self._db, principal=principal, runtime=self._runtime)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the runtime that this manager made for itself: turns that run are interrupted."""
+        if self._owns_runtime:
+            await self._runtime.close()
+
+    @property
+    def _tenant(self) -> str:
+        return self._principal.tenant_id
+
+    # Sessions.
+
+    async def create_session(
+        self,
+        config_id: str,
+        *,
+        revision: int | None = None,
+        variables: Mapping[str, str] | None = None,
+        title: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
+        allow_missing: bool = False,
+    ) -> Session:
+        """Open a session of a Config, on its newest revision or the one that is named.
+
+        `variables` fill `${NAME}` of the bundle and are sealed at rest. A bundle that cannot run, or a module
+        that does not mount, is a refusal and stores nothing; `allow_missing` opens without tools and hooks that
+        do not mount.
+        """
+        valid(
+            SessionCreateRequest,
+            {
+                "config_id": config_id,
+                "revision": revision,
+                "variables": None if variables is None else dict(variables),
+                "title": title,
+                "tags": None if tags is None else dict(tags),
+                "working_dir": working_dir,
+                "allow_missing": allow_missing,
+            },
+        )
+        number, text = await self._text_of(config_id, revision)
+        session_id = str(uuid.uuid4())
+        now = utc_now()
+        session = Session(
+            session_id=session_id,
+            config_id=config_id,
+            revision=number,
+            status=SessionStatus.ACTIVE,
+            title=title,
+            tags=dict(tags or {}),
+            created_at=now,
+            updated_at=now,
+        )
+        record = SessionRecord(
+            session=session,
+            tenant_id=self._tenant,
+            variables=self._runtime.seal(session_id, variables),
+            working_dir=self._runtime.workspaces.choose(self._tenant, session_id, working_dir),
+            allow_missing=allow_missing,
+            epoch=1,
+        )
+        try:
+            return await self._runtime.create(record, text, variables or {})
+        except IntegrityError:  # the Config was deleted while its session was opened
+            raise ConfigNotFound(config_id) from None
+
+    async def _text_of(self, config_id: str, revision: int | None) -> tuple[int, str]:
+        config = await self._db.read(get_config, config_id, within=self._tenant)
+        if config is None:
+            raise ConfigNotFound(config_id)
+        if revision is None or revision == config.revision:
+            return config.revision, config.yaml_content
+        stored = await self._db.read(get_revision, config_id, revision, within=self._tenant)
+        if stored is None:
+            raise RevisionNotFound(revision)
+        return stored.revision, stored.yaml_content
+
+    async def resume_session(self, session_id: str) -> Session | None:
+        """Open a session now instead of at its next message; one that was closed takes messages again."""
+        if not is_storable(session_id):
+            return None
+        return await self._runtime.resume(session_id, within=self._tenant)
+
+    async def get_session(self, session_id: str) -> Session | None:
+        """The session, or None."""
+        record = await self._record(session_id)
+        return None if record is None else record.session
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
+        if not is_storable(session_id):
+            return None
+        return await self._db.read(get_session, session_id, within=self._tenant)
+
+    async def list_sessions(self, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[Session]:
+        """One page, newest change first."""
+        return (await self.page_sessions(PageRequest(limit=limit, offset=offset))).items
+
+    async def count_sessions(self) -> int:
+        """How many sessions there are."""
+        return (await self.page_sessions(PageRequest(limit=1))).total
+
+    async def page_sessions(
+        self,
+        page: PageRequest,
+        *,
+        status: str | None = None,
+        config_id: str | None = None,
+        tag: tuple[str, str] | None = None,
+    ) -> Page[Session]:
+        """One page of those that match, newest change first."""
+        if not all(is_storable(text) for text in (status or "", config_id or "", *(tag or ()))):
+            return Page([], 0)
+        return await self._db.read(
+            list_sessions, page, within=self._tenant, status=status, config_id=config_id, tag=tag
+        )
+
+    async def patch_session(self, session_id: str, changes: Mapping[str, Any]) -> Session | None:
+        """Change `title`, `tags` (null removes a tag, null clears all) or `status`; what is absent stays.
+
+        Closing a session with a status while a turn runs is `SessionBusy`; opening a closed one again is
+        `resume_session`'s.
+        """
+        valid(SessionPatchRequest, changes)
+        record = await self._record(session_id)
+        if record is None:
+            return None
+        session = record.session
+        values: dict[str, Any] = {}
+        if "title" in changes:
+            values["title"] = changes["title"]
+        if "tags" in changes:
+            values["tags"] = merged_tags(session.tags, changes["tags"])
+        status = SessionStatus(changes.get("status") or session.status)
+        if status is not session.status:
+            await self._may_close(session, status)
+        changed, stored = await self._db.write(mark_closed, session_id, status, values, within=self._tenant)
+        self._runtime.publish(session_id, stored)
+        if changed is not None and status is not SessionStatus.ACTIVE:
+            await self._runtime.release([session_id], within=self._tenant)
+        return changed
+
+    async def _may_close(self, session: Session, status: SessionStatus) -> None:
+        if status is SessionStatus.ACTIVE:
+            raise SessionClosed(f"the session is {session.status}; resume it instead of setting its status")
+        running = await self._db.read(open_turn_of, session.session_id)
+        if running is not None:
+            raise SessionBusy("the session is running a turn; cancel it first", facts={"turn_id": running})
+
+    async def delete_session(self, session_id: str) -> bool:
+        """Delete a session with its transcript; a running turn is cancelled first. False: there was none."""
+        return is_storable(session_id) and await self._runtime.delete(session_id, within=self._tenant)
+
+    # Turns.
+
+    async def send_message(
+        self, session_id: str, message: str, context: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send a message and wait for the outcome of its turn.
+
+        Returns `{session_id, turn_id, status, stop_reason, response, usage, metadata: {config_id, revision}}`.
+        A failed turn is a `TurnFailure`. The turn goes on when the caller leaves.
+        """
+        valid(MessageRequest, {"message": message, "context": context})
+        self._require_storable(session_id)
+        turn = await self._runtime.send(session_id, Incoming(message, context), within=self._tenant)
+        outcome = await asyncio.shield(turn.outcome)
+        if outcome.status is TurnStatus.FAILED:
+            raise TurnFailure(outcome)
+        session = await self.get_session(session_id)
+        return {
+            "session_id": session_id,
+            "turn_id": outcome.turn_id,
+            "status": outcome.status.value,
+            "stop_reason": outcome.stop_reason.value,
+            "response": outcome.response or "",
+            "usage": outcome.usage.model_dump(),
+            "metadata": {
+                "config_id": session.config_id if session else None,
+                "revision": session.revision if session else None,
+            },
+        }
+
+    async def open_stream(self, session_id: str, message: str, context: dict[str, Any] | None = None) -> Follower:
+        """Send a message and follow its turn. Every refusal comes before this returns."""
+        valid(MessageRequest, {"message": message, "context": context})
+        self._require_storable(session_id)
+        return await self._runtime.stream(session_id, Incoming(message, context), within=self._tenant)
+
+    def _require_storable(self, session_id: str) -> None:
+        if not is_storable(session_id):
+            raise SessionNotFound(session_id)
+
+    async def stream_message(
+        self, session_id: str, message: str, context: dict[str, Any] | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Send a message and yield what happens, as the payloads of the event stream.
+
+        The first is `connected`; the last two are `response` and `done`, or the last is `error` when the turn
+        failed. A refusal is raised on the first step.
+        """
+        async for item in items_of(await self.open_stream(session_id, message, context)):
+            yield item.payload()
+
+    async def cancel(self, session_id: str, *, immediate: bool = True) -> dict[str, Any]:
+        """Stop the running turn, at once or after the tools that run. With nothing to cancel nothing changes."""
+        valid(CancelRequest, {"immediate": immediate})
+        if await self.get_session(session_id) is None:
+            raise SessionNotFound(session_id)
+        stopped = await self._runtime.cancel(session_id, within=self._tenant, immediate=immediate)
+        turn_id, status = stopped or (None, None)
+        return {
+            "session_id": session_id,
+            "turn_id": turn_id,
+            "status": status,
+            "message": "Cancellation requested" if stopped else "Nothing to cancel",
+        }
+
+    async def follow(self, session_id: str, *, after: int) -> Follower:
+        """Follow a session's events from a number on."""
+        if await self.get_session(session_id) is None:
+            raise SessionNotFound(session_id)
+        return self._runtime.follow(session_id, after=after, within=self._tenant)
+
+    # The transcript.
+
+    async def page_messages(self, session_id: str, page: PageRequest) -> Page[Message] | None:
+        """One page of the transcript, oldest first."""
+        if await self.get_session(session_id) is None:
+            return None
+        return await self._db.read(list_messages, session_id, page, within=self._tenant)
+
+    async def transcript(self, session_id: str) -> list[Message]:
+        """The whole transcript, oldest first."""
+        return await self._db.read(all_messages, session_id, within=self._tenant)
+
+
+def default_data_dir(db: Database) -> Path:
+    """Where a manager without a server keeps its files: beside the database file, else in the working directory."""
+    return db.path.parent if db.path is not None else Path(".amplifier-api").absolute()
+
+
+def open_runtime(db: Database, options: RuntimeOptions, **kwargs: Any) -> SessionRuntime:
+    """A runtime whose sessions' variables are sealed with the key of the data folder."""
+    return SessionRuntime(db, options, vault=VariableVault(options.data_dir / "secret.key"), **kwargs)
+
+
+class VariableVault:
+    """Seals the variables of a session for its row."""
+
+    def __init__(self, key_file: Path) -> None:
+        self._key_file = key_file
+        self._box: SecretBox | None = None
+
+    def _opened(self) -> SecretBox:
+        if self._box is None:
+            self._box = SecretBox.open_or_create(self._key_file)
+        return self._box
+
+    def seal(self, session_id: str, variables: Mapping[str, str]) -> str:
+        """The text that the session's row holds."""
+        return self._opened().seal(orjson.dumps(dict(variables)).decode(), row=session_id)
+
+    def unseal(self, session_id: str, sealed: str) -> dict[str, str]:
+        """The variables again."""
+        try:
+            return orjson.loads(self._opened().open(sealed, row=session_id))
+        except CannotUnseal:
+            raise VariablesLost(
+                "the variables given with the session cannot be read: they were sealed with another key"
+            ) from None
