@@ -42,8 +42,8 @@ class AppError(Exception):
     members of the problem document (for example `turn_id` of `session_busy`). `headers` go with the answer.
     """
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal"
+    status: int = 500
+    code: str = "internal"
     title: ClassVar[str] = "Internal error"
 
     def __init__(

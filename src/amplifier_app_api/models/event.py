@@ -7,7 +7,7 @@ an event (`seq`, `session_id`, `turn_id`, `at`, `schema`) is added by the log.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -173,6 +173,8 @@ DURABLE_EVENTS: tuple[type[Event], ...] = (
     TurnInterrupted,
 )
 
+DeltaType = Literal["message.delta", "reasoning.delta"]
+
 TERMINAL_TYPES = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.interrupted"})
 
 
@@ -185,12 +187,10 @@ class Delta:
 
     __slots__ = ("at", "block", "offset", "request", "seq", "session_id", "text", "turn_id", "type")
 
-    TYPES: ClassVar[tuple[str, str]] = ("message.delta", "reasoning.delta")
-
     def __init__(
         self,
         *,
-        type: Literal["message.delta", "reasoning.delta"],  # noqa: A002 - the name of the field on the wire
+        type: DeltaType,  # noqa: A002 - the name of the field on the wire
         session_id: str,
         turn_id: str,
         seq: int,
@@ -200,7 +200,7 @@ class Delta:
         text: str,
         at: datetime,
     ) -> None:
-        self.type = type
+        self.type: DeltaType = type
         self.session_id = session_id
         self.turn_id = turn_id
         self.seq = seq

@@ -1,0 +1,220 @@
+"""What modules get instead of the kernel's own objects: everything is handed on, the host listens.
+
+The kernel gives its real hooks and coordinator to the loop, so the orchestrator's proxy replaces those two
+arguments. What a module mounts is wrapped where the host must step in: the orchestrator (its task can be
+cancelled), the context (every message is a row), providers (every model call is counted and its error seen),
+tools (every run is told).
+"""
+
+import asyncio
+import contextvars
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from amplifier_core import HookResult
+from amplifier_core import events as kernel_events
+
+from amplifier_app_api.runtime.kernel.tap import Tap
+
+STREAM_EVENTS = frozenset({"llm:stream_block_start", "llm:stream_block_delta", "llm:stream_block_end"})
+TOOL_PRE = str(kernel_events.TOOL_PRE)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+OBSERVED_EVENTS: frozenset[str] = STREAM_EVENTS | {
+    "llm:stream_aborted",
+    "content_block:delta",
+    "context:compaction",
+    "prompt:complete",
+    "orchestrator:complete",
+}
+
+_CONTINUE = HookResult(action="continue")
+_call_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("tool_call_id", default=None)
+
+CurrentTap = Callable[[], Tap | None]
+
+
+class Proxy:
+    """Hands every attribute on to the object it stands for."""
+
+    def __init__(self, inner: Any) -> None:
+        object.__setattr__(self, "_inner", inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_inner"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._inner, name, value)
+
+
+class HooksProxy(Proxy):
+    """The hook registry: events the host observes are seen here, before anybody can change them."""
+
+    def __init__(self, inner: Any, tap: CurrentTap) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_tap", tap)
+        object.__setattr__(self, "_direct", {})
+
+    async def emit(self, event: str, data: dict[str, Any]) -> Any:
+        """Dispatch an event, or only tell the host when nobody else listens to its stream."""
+        if event == TOOL_PRE:
+            _call_id.set(data.get("tool_call_id") or _call_id.get())
+        elif event in OBSERVED_EVENTS:
+            tap: Tap | None = self._tap()
+            if tap is not None:
+                tap.on_event(event, data)
+            if event in STREAM_EVENTS and self._is_direct(event):
+                return _CONTINUE
+        return await self._inner.emit(event, data)
+
+    def _is_direct(self, event: str) -> bool:
+        # Asking the registry costs as much as thirty deltas, so it is asked once a block.
+        if event == "llm:stream_block_start":
+            listened: dict[str, list[str]] = self._inner.list_handlers()
+            self._direct.update({name: not listened.get(name) for name in STREAM_EVENTS})
+        return bool(self._direct.get(event, False))
+
+
+class CancellationProxy(Proxy):
+    """The cancellation token: the call a loop registers is the call the next tool runs for."""
+
+    def register_tool_start(self, tool_call_id: str, tool_name: str) -> None:
+        """Note the call, then register it."""
+        _call_id.set(tool_call_id)
+        self._inner.register_tool_start(tool_call_id, tool_name)
+
+
+class CoordinatorProxy(Proxy):
+    """The coordinator as modules see it."""
+
+    def __init__(self, inner: Any, tap: CurrentTap) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_tap", tap)
+        object.__setattr__(self, "hooks", HooksProxy(inner.hooks, tap))
+        object.__setattr__(self, "cancellation", CancellationProxy(inner.cancellation))
+
+    async def mount(self, mount_point: str, module: Any, name: str | None = None) -> None:
+        """Mount a module, wrapped where the host steps in."""
+        await self._inner.mount(
+            mount_point, self._wrapped(mount_point, module), name=name or getattr(module, "name", None)
+        )
+
+    def _wrapped(self, mount_point: str, module: Any) -> Any:
+        if isinstance(module, Proxy):
+            return module
+        match mount_point:
+            case "orchestrator":
+                return OrchestratorProxy(module, self)
+            case "context":
+                return ContextProxy(module, self._tap)
+            case "providers":
+                return ProviderProxy(module, self._tap)
+            case "tools":
+                return ToolProxy(module, self._tap)
+            case _:
+                return module
+
+
+class OrchestratorProxy(Proxy):
+    """The loop. The task that runs it is noted: cancelling whoever awaits the kernel does not stop it."""
+
+    def __init__(self, inner: Any, coordinator: CoordinatorProxy) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_coordinator", coordinator)
+        object.__setattr__(self, "task", None)
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the loop with the proxies in place of the kernel's objects."""
+        object.__setattr__(self, "task", asyncio.current_task())
+        if "hooks" in kwargs:
+            kwargs["hooks"] = self._coordinator.hooks
+        if "coordinator" in kwargs:
+            kwargs["coordinator"] = self._coordinator
+        try:
+            return await self._inner.execute(*args, **kwargs)
+        finally:
+            object.__setattr__(self, "task", None)
+
+
+class ContextProxy(Proxy):
+    """The recording context: a message is written before the loop can build on it."""
+
+    def __init__(self, inner: Any, tap: CurrentTap) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_tap", tap)
+
+    async def add_message(self, message: dict[str, Any]) -> None:
+        """Record a message, then add it. Between turns nothing is recorded."""
+        tap: Tap | None = self._tap()
+        if tap is not None:
+            await tap.message_added(json_copy(message))
+        await self._inner.add_message(message)
+
+
+class ProviderProxy(Proxy):
+    """A provider: calls are counted, usage is read off the answer, errors are seen as they are."""
+
+    def __init__(self, inner: Any, tap: CurrentTap) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_tap", tap)
+
+    async def complete(self, request: Any, **kwargs: Any) -> Any:
+        """Ask the model."""
+        tap: Tap | None = self._tap()
+        if tap is None:
+            return await self._inner.complete(request, **kwargs)
+        await tap.before_model_call()
+        try:
+            response = await self._inner.complete(request, **kwargs)
+        except Exception as error:
+            tap.model_failed(error)
+            raise
+        tap.model_answered(response)
+        return response
+
+
+class ToolProxy(Proxy):
+    """A tool: its runs are told, with the id of the call they answer."""
+
+    def __init__(self, inner: Any, tap: CurrentTap) -> None:
+        super().__init__(inner)
+        object.__setattr__(self, "_tap", tap)
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the tool."""
+        tap: Tap | None = self._tap()
+        if tap is None:
+            return await self._inner.execute(*args, **kwargs)
+        call_id = _call_id.get() or f"call_{uuid.uuid4().hex}"
+        _call_id.set(None)
+        tool = str(getattr(self._inner, "name", "tool"))
+        arguments = args[0] if args else kwargs.get("input", kwargs)
+        await tap.tool_started(call_id, tool, json_copy(arguments))
+        try:
+            result = await self._inner.execute(*args, **kwargs)
+        except Exception as error:
+            await tap.tool_ended(call_id, tool, ok=False, output=f"{type(error).__name__}: {error}")
+            raise
+        await tap.tool_ended(call_id, tool, ok=bool(getattr(result, "success", True)), output=_output_of(result))
+        return result
+
+
+def json_copy(value: Any) -> Any:
+    """A copy of nothing but JSON: what is not becomes its text."""
+    return orjson.loads(orjson.dumps(_plain(value), default=str, option=orjson.OPT_NON_STR_KEYS))
+
+
+def _plain(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json") if callable(dump) else value
+
+
+def _output_of(result: Any) -> str:
+    serialized = getattr(result, "get_serialized_output", None)
+    if callable(serialized):
+        text = serialized()
+        error = getattr(result, "error", None)
+        if not text and isinstance(error, dict):
+            return str(error.get("message", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return str(text)
+    return str(result)

@@ -1,0 +1,185 @@
+"""One session on the kernel."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from amplifier_core import AmplifierSession
+
+from amplifier_app_api.bundles.activation import Activation
+from amplifier_app_api.runtime.kernel.dispose import dispose
+from amplifier_app_api.runtime.kernel.loader import LoadFailure, ModuleTable, SessionLoader
+from amplifier_app_api.runtime.kernel.proxies import CoordinatorProxy, OrchestratorProxy
+from amplifier_app_api.runtime.kernel.tap import NoticeSink, Tap
+
+logger = logging.getLogger(__name__)
+
+CLEANUP_LIMIT_SECONDS = 5.0
+
+
+class MountFailed(Exception):
+    """Modules that could not be mounted."""
+
+    def __init__(self, failures: Sequence[LoadFailure]) -> None:
+        super().__init__("; ".join(f"{failure.module}: {failure.detail}" for failure in failures))
+        self.failures = tuple(failures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a kernel session is made of.
+
+    `plan` belongs to the session: the kernel and its modules keep it and write into it. `messages` are the dicts
+    that a context of this session was given before. `system_prompt` is asked for every request.
+    """
+
+    session_id: str
+    plan: dict[str, Any]
+    activations: Mapping[str, Activation]
+    working_dir: str
+    system_prompt: Callable[[], Awaitable[str | None]]
+    messages: Sequence[dict[str, Any]] = ()
+    parent_id: str | None = None
+    allow_missing: bool = False
+
+
+@dataclass
+class _Display:
+    """The kernel's display: what modules show to people becomes a notice."""
+
+    sink: NoticeSink
+
+    def show_message(self, message: str, level: str = "info", source: str = "hook") -> None:
+        self.sink.notice(level, message, source)
+
+
+@dataclass
+class KernelSession:
+    """A mounted session: runs turns, one at a time, and can be stopped.
+
+    `tap` is told what the modules do while it is set. `missing` is what could not be mounted and may be missed.
+    """
+
+    session: Any
+    loader: SessionLoader
+    tap: Tap | None = None
+    missing: tuple[LoadFailure, ...] = ()
+    _orchestrator: OrchestratorProxy | None = field(default=None)
+    _closed: bool = False
+
+    @classmethod
+    async def open(cls, opening: Opening, table: ModuleTable, notices: NoticeSink) -> "KernelSession":
+        """Mount everything of the plan. `MountFailed`: something could not be mounted and may not be missed."""
+        session: Any = AmplifierSession(
+            opening.plan,
+            session_id=opening.session_id,
+            parent_id=opening.parent_id,
+            display_system=_Display(notices),
+            is_resumed=bool(opening.messages),
+        )
+        try:
+            return await cls._mounted(session, opening, table)
+        except BaseException:
+            await _clean_up(session)
+            dispose(session)
+            raise
+
+    @classmethod
+    async def _mounted(cls, session: Any, opening: Opening, table: ModuleTable) -> "KernelSession":
+        opened: KernelSession
+
+        def current_tap() -> Tap | None:
+            return opened.tap
+
+        coordinator = CoordinatorProxy(session.coordinator, current_tap)
+        loader = SessionLoader(table, opening.activations, kinds_of(opening.plan), coordinator)
+        opened = cls(session, loader)
+        session.coordinator.loader = loader
+        session.coordinator.register_capability("session.working_dir", opening.working_dir)
+        try:
+            await session.initialize()
+        except (RuntimeError, ValueError) as error:
+            raise MountFailed(loader.failures or [LoadFailure("kernel", "session", str(error))]) from error
+        optional = [failure for failure in loader.failures if failure.kind in ("tool", "hook")]
+        fatal = [failure for failure in loader.failures if failure not in optional or not opening.allow_missing]
+        if fatal:
+            raise MountFailed(fatal)
+        opened.missing = tuple(optional)
+        orchestrator = session.coordinator.get("orchestrator")
+        opened._orchestrator = orchestrator if isinstance(orchestrator, OrchestratorProxy) else None
+        await _fill_context(session.coordinator.get("context"), opening)
+        return opened
+
+    async def execute(self, prompt: str) -> str:
+        """Run one turn to its end and return the loop's answer.
+
+        Whatever goes wrong comes out as `RuntimeError`; what it really was, the tap has seen.
+        """
+        self.session.coordinator.cancellation.reset()
+        self.session.coordinator.reset_turn()
+        return await self.session.execute(prompt)
+
+    def ask_to_stop(self) -> None:
+        """Ask the loop to end after the tools that run now."""
+        self.session.coordinator.cancellation.request_graceful()
+
+    def stop(self) -> None:
+        """Stop the loop wherever it is: its task is cancelled, and with it the provider's connection."""
+        self.session.coordinator.cancellation.request_immediate()
+        task: asyncio.Task[Any] | None = self._orchestrator.task if self._orchestrator is not None else None
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Clean up once, then let go. Safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
+        self.tap = None
+        try:
+            await _clean_up(self.session)
+        finally:
+            dispose(self.session)
+            self._orchestrator = None
+            self.loader.coordinator = None
+
+
+async def _clean_up(session: Any) -> None:
+    try:
+        async with asyncio.timeout(CLEANUP_LIMIT_SECONDS):
+            await session.cleanup()
+    except TimeoutError:
+        logger.warning("a module did not clean up in time", extra={"session_id": session.session_id})
+
+
+async def _fill_context(context: Any, opening: Opening) -> None:
+    inner = getattr(context, "_inner", context)
+    messages = list(opening.messages)
+    if hasattr(inner, "set_system_prompt_factory"):
+
+        async def prompt() -> str:
+            return await opening.system_prompt() or ""
+
+        if await opening.system_prompt() is not None:
+            await inner.set_system_prompt_factory(prompt)
+    elif (text := await opening.system_prompt()) is not None:
+        messages.insert(0, {"role": "system", "content": text})
+    if messages:
+        await inner.set_messages(messages)
+
+
+def kinds_of(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What each module of a plan is, by its id."""
+    kinds: dict[str, str] = {}
+    session: Mapping[str, Any] = plan.get("session") or {}
+    for kind in ("orchestrator", "context"):
+        spec = session.get(kind)
+        module = spec.get("module") if isinstance(spec, Mapping) else spec  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if isinstance(module, str):
+            kinds[module] = kind
+    for section, kind in (("providers", "provider"), ("tools", "tool"), ("hooks", "hook")):
+        for entry in plan.get(section) or ():
+            kinds[entry["module"]] = kind
+    return kinds

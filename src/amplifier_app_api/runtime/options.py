@@ -1,0 +1,51 @@
+"""What the runtime needs to know about the process it lives in."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from amplifier_app_api.bundles import DocumentLimits
+from amplifier_app_api.settings import PROVIDER_KEYS, Settings
+
+
+def _environment() -> Mapping[str, str]:
+    return dict(os.environ)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """Where sessions live, what they may read, and how many there may be."""
+
+    data_dir: Path
+    source_roots: tuple[Path, ...] = ()
+    env_allow: tuple[str, ...] = PROVIDER_KEYS
+    environment: Mapping[str, str] = field(default_factory=_environment, repr=False)
+    limits: DocumentLimits = field(default_factory=DocumentLimits)
+    prepare_timeout: timedelta = timedelta(seconds=60)
+    prepared_cache: int = 64
+    live_sessions: int = 500
+    idle_close: timedelta = timedelta(minutes=15)
+    turn_timeout: timedelta = timedelta(hours=1)
+    max_running_turns: int = 200
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RuntimeOptions":
+        """The options that a server's settings say."""
+        return cls(
+            data_dir=settings.data_dir,
+            source_roots=settings.source_roots,
+            env_allow=settings.env_allow,
+            limits=DocumentLimits(max_bytes=settings.max_document_bytes),
+            prepare_timeout=settings.prepare_timeout,
+            prepared_cache=settings.prepared_cache,
+            live_sessions=settings.live_sessions,
+            idle_close=settings.idle_close,
+            turn_timeout=settings.turn_timeout,
+            max_running_turns=settings.max_running_turns,
+        )
+
+    def source_environment(self) -> dict[str, str]:
+        """The variables that may stand in a `source:`."""
+        return {name: self.environment[name] for name in self.env_allow if name in self.environment}
