@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amplifier_app_api.bundles import NotRunnable, PreparedBundle, Sources, VariableScope, expand
+from amplifier_app_api.bundles import MissingVariables, NotRunnable, PreparedBundle, Sources, VariableScope, expand
 from amplifier_app_api.bundles.activation import Activation
+from amplifier_app_api.bundles.variables import missing_variables
 from amplifier_app_api.errors import BadGateway, ErrorItem
 from amplifier_app_api.models.session import DegradedModule
 from amplifier_app_api.modules import BUILTIN_MODULES
@@ -79,8 +80,8 @@ class SessionOpener:
         that raises or mounts nothing is `ModuleFailed`.
         """
         prepared = await self.prepared(request.text, tenant=request.tenant_id)
-        plan, absent = self._runnable_plan(prepared, allow_missing=request.allow_missing)
         scope = VariableScope(request.variables, self._options.environment, self._options.env_allow)
+        plan, absent = self._runnable_plan(prepared, scope, allow_missing=request.allow_missing)
         plan = expand(plan, scope)
         mask = SecretMask(
             {*request.variables.values(), *self._options.source_environment().values(), *secrets_in(plan)}
@@ -91,6 +92,7 @@ class SessionOpener:
             activations=prepared.activations,
             working_dir=request.working_dir,
             system_prompt=prepared.system_prompt,
+            file_limits=self._file_limits(request.tenant_id),
             messages=request.messages,
             parent_id=request.parent_id,
             allow_missing=request.allow_missing,
@@ -105,8 +107,12 @@ class SessionOpener:
         missed = (DegradedModule(module=f.module, kind=f.kind, detail=mask.text(f.detail)) for f in kernel.missing)
         return OpenedSession(kernel, mask, (*absent, *missed))
 
+    def _file_limits(self, tenant: str) -> dict[str, list[str]]:
+        workspaces = str(self._options.data_dir / "workspaces" / tenant)
+        return {"writable": [workspaces], "readable": [workspaces, *map(str, self._options.source_roots)]}
+
     def _runnable_plan(
-        self, prepared: PreparedBundle, *, allow_missing: bool
+        self, prepared: PreparedBundle, scope: VariableScope, *, allow_missing: bool
     ) -> tuple[dict[str, Any], list[DegradedModule]]:
         plan = prepared.plan()
         missed: list[DegradedModule] = []
@@ -123,12 +129,15 @@ class SessionOpener:
                 missed.append(DegradedModule(module=entry, kind=kind, detail=conflict))
             else:
                 problems.append(ErrorItem(code="module_conflict", detail=conflict, pointer=f"/{section}"))
-        if problems:
-            raise NotRunnable(tuple(problems))
         gone = {module.module for module in missed}
         for section in _MISSABLE:
             if section in plan:
-                plan[section] = [entry for entry in plan[section] if entry["module"] not in gone]
+                plan[section] = [entry for entry in plan[section] if entry.get("module") not in gone]
+        lacking = missing_variables(plan, scope)
+        if problems:
+            raise NotRunnable((*problems, *lacking))
+        if lacking:
+            raise MissingVariables(lacking)
         return plan, missed
 
     def _conflict(self, activation: Activation | None) -> str | None:
@@ -150,7 +159,7 @@ def _entries(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if isinstance(module, str):
             found.append((f"session/{kind}", kind, module))
     for section, kind in (("providers", "provider"), ("tools", "tool"), ("hooks", "hook")):
-        found.extend((section, kind, entry["module"]) for entry in plan.get(section) or ())
+        found.extend((section, kind, entry["module"]) for entry in plan.get(section) or () if "module" in entry)
     return found
 
 

@@ -1,7 +1,9 @@
 """`tool-filesystem`: files below the session's folder.
 
-The folder is the host's capability `session.working_dir`; `allowed_read_paths` and `allowed_write_paths`
-add further ones (what may be written may be read). Tools answer with failures, they do not raise.
+The folder is the host's capability `session.working_dir`; `allowed_read_paths` and `allowed_write_paths` add further
+ones (what may be written may be read), within what the host's capability `host.file_limits` lets any session use
+(`{"readable": […], "writable": […]}`; a host without it sets no limits). Tools answer with failures, they do not
+raise.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from amplifier_app_api.modules.kernel import ARTIFACT_READ, ARTIFACT_WRITE, ToolResult
+from amplifier_app_api.modules.kernel import ARTIFACT_READ, ARTIFACT_WRITE, ConfigurationError, ToolResult
 from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.tools.sandbox import FileRefused, Sandbox
 from amplifier_app_api.modules.tools.text_files import decode, excerpt, replace
@@ -66,6 +68,24 @@ class Files:
         if not folder:
             return Sandbox([])
         return Sandbox([folder, *(Path(folder) / path for path in further)])
+
+    def check_limits(self) -> None:
+        """Refuse further folders that lie outside what the host lets any session use."""
+        limits: Mapping[str, list[str]] | None = self._coordinator.get_capability("host.file_limits")
+        if limits is None:
+            return
+        for option, paths, allowed in (
+            ("allowed_write_paths", self.options.write_paths, limits["writable"]),
+            ("allowed_read_paths", self.options.read_paths, limits["readable"]),
+        ):
+            sandbox = Sandbox(allowed)
+            for path in paths:
+                folder = Path(self._coordinator.get_capability("session.working_dir") or "/") / path
+                try:
+                    sandbox.locate(str(folder))
+                except FileRefused:
+                    problem = f"{MODULE_ID}: option {option!r} names {path}, outside the folders this server allows"
+                    raise ConfigurationError(problem, provider=MODULE_ID) from None
 
     async def announce(self, event: str, shown: str, size: int) -> None:
         await self._coordinator.hooks.emit(event, {"path": shown, "bytes": size})
@@ -273,5 +293,6 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
 
 async def mount(coordinator: Any, config: Mapping[str, Any] | None = None) -> None:
     files = Files(coordinator, FilesOptions.read(config))
+    files.check_limits()
     for tool in (ReadFile(files), WriteFile(files), EditFile(files), ListDirectory(files)):
         await coordinator.mount("tools", tool, name=tool.name)

@@ -32,7 +32,8 @@ class Opening:
     """What a kernel session is made of.
 
     `plan` belongs to the session: the kernel and its modules keep it and write into it. `messages` are the dicts
-    that a context of this session was given before. `system_prompt` is asked for every request.
+    that a context of this session was given before. `system_prompt` is asked for every request. `file_limits` are
+    the folders, `readable` and `writable`, that no option of a module may lead out of.
     """
 
     session_id: str
@@ -40,6 +41,7 @@ class Opening:
     activations: Mapping[str, Activation]
     working_dir: str
     system_prompt: Callable[[], Awaitable[str | None]]
+    file_limits: Mapping[str, Sequence[str]]
     messages: Sequence[dict[str, Any]] = ()
     parent_id: str | None = None
     allow_missing: bool = False
@@ -98,6 +100,7 @@ class KernelSession:
         opened = cls(session, loader)
         session.coordinator.loader = loader
         session.coordinator.register_capability("session.working_dir", opening.working_dir)
+        session.coordinator.register_capability("host.file_limits", opening.file_limits)
         try:
             await session.initialize()
         except (RuntimeError, ValueError) as error:
@@ -157,15 +160,15 @@ async def _clean_up(session: Any) -> None:
 async def _fill_context(context: Any, opening: Opening) -> None:
     inner = getattr(context, "_inner", context)
     messages = list(opening.messages)
-    if hasattr(inner, "set_system_prompt_factory"):
+    now = await opening.system_prompt()
 
-        async def prompt() -> str:
-            return await opening.system_prompt() or ""
+    async def prompt() -> str:
+        return await opening.system_prompt() or ""
 
-        if await opening.system_prompt() is not None:
-            await inner.set_system_prompt_factory(prompt)
-    elif (text := await opening.system_prompt()) is not None:
-        messages.insert(0, {"role": "system", "content": text})
+    if now is not None and hasattr(inner, "set_system_prompt_factory"):
+        await inner.set_system_prompt_factory(prompt)
+    elif now is not None:
+        messages.insert(0, {"role": "system", "content": now})
     if messages:
         await inner.set_messages(messages)
 
@@ -181,5 +184,6 @@ def kinds_of(plan: Mapping[str, Any]) -> dict[str, str]:
             kinds[module] = kind
     for section, kind in (("providers", "provider"), ("tools", "tool"), ("hooks", "hook")):
         for entry in plan.get(section) or ():
-            kinds[entry["module"]] = kind
+            if "module" in entry:
+                kinds[entry["module"]] = kind
     return kinds
