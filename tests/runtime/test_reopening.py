@@ -359,3 +359,19 @@ async def test_an_unknown_session_is_not_found_by_any_call(sessions: SessionMana
         for call in (sessions.send_message(unknown, "hi"), sessions.cancel(unknown), sessions.follow(unknown, after=0)):
             with pytest.raises(SessionNotFound):
                 await call
+
+
+@pytest.mark.parametrize("option", ["allowed_read_paths", "allowed_write_paths"])
+async def test_a_config_cannot_open_folders_that_the_server_does_not_allow(open_chat: Any, option: str) -> None:
+    with pytest.raises(ModuleFailed, match=option):
+        await open_chat(bundle_text(tools=[{"module": "tool-filesystem", "config": {option: ["/etc"]}}]))
+
+
+async def test_a_config_may_read_below_the_source_roots(open_chat: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("known to all")
+    tool = {"module": "tool-filesystem", "config": {"allowed_read_paths": [str(tmp_path)]}}
+    read = f'[[tool: read_file {{"file_path": "{tmp_path}/notes.txt"}}]]'
+
+    chat = await open_chat(bundle_text(tools=[tool], replies=[read]))
+
+    assert "known to all" in await chat.say("read")
