@@ -56,10 +56,15 @@ def serve(
 
 
 def _make_folder(settings: Settings) -> None:
+    home = settings.data_dir / "home"
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
     except OSError as problem:
         refuse(f"the data folder {settings.data_dir} cannot be made: {problem.strerror}")
+    # Modules keep state below ~ that every session of the process shares; it must not be that of whoever starts
+    # the server, and everything a server writes lies below its data folder.
+    os.environ["HOME"] = str(home)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from amplifier_app_api.errors import Conflict
-from amplifier_app_api.storage.advisory import advisory_lock
 from amplifier_app_api.storage.database import Database
 
 SERVER_LOCK = 0x616D_706C_6901
@@ -50,6 +49,8 @@ async def server_lock(
             real = await asyncio.to_thread(db.path.resolve)
             held.enter_context(_file_lock(real.with_name(f"{real.name}.lock"), f"the database {db.path}"))
         else:
+            from amplifier_app_api.storage.advisory import advisory_lock  # brings the PostgreSQL driver with it
+
             holder = await held.enter_async_context(advisory_lock(db.url, SERVER_LOCK, on_lost=on_lost))
             if holder is not None:
                 raise AlreadyServed(

@@ -11,13 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import orjson
 from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.core.config_manager import ConfigNotFound, RevisionNotFound
-from amplifier_app_api.core.encryption import CannotUnseal, SecretBox
 from amplifier_app_api.core.fields import is_storable, merged_tags, valid
-from amplifier_app_api.errors import AppError, Unprocessable
+from amplifier_app_api.core.vault import VariableVault
+from amplifier_app_api.errors import AppError
 from amplifier_app_api.events.stream import Follower, items_of
 from amplifier_app_api.models.page import DEFAULT_LIMIT, Page, PageRequest
 from amplifier_app_api.models.principal import LOCAL, Principal
@@ -58,13 +57,6 @@ class TurnFailure(AppError):
         super().__init__(failure.detail, facts={"turn_id": outcome.turn_id}, headers=headers)
         self.status = failure.status
         self.code = failure.code
-
-
-class VariablesLost(Unprocessable):
-    """The variables of a session were sealed with a key that this server does not have."""
-
-    code = "config_not_runnable"
-    title = "The session cannot be opened"
 
 
 class SessionManager:
@@ -339,29 +331,3 @@ def default_data_dir(db: Database) -> Path:
 def open_runtime(db: Database, options: RuntimeOptions, **kwargs: Any) -> SessionRuntime:
     """A runtime whose sessions' variables are sealed with the key of the data folder."""
     return SessionRuntime(db, options, vault=VariableVault(options.data_dir / "secret.key"), **kwargs)
-
-
-class VariableVault:
-    """Seals the variables of a session for its row."""
-
-    def __init__(self, key_file: Path) -> None:
-        self._key_file = key_file
-        self._box: SecretBox | None = None
-
-    def _opened(self) -> SecretBox:
-        if self._box is None:
-            self._box = SecretBox.open_or_create(self._key_file)
-        return self._box
-
-    def seal(self, session_id: str, variables: Mapping[str, str]) -> str:
-        """The text that the session's row holds."""
-        return self._opened().seal(orjson.dumps(dict(variables)).decode(), row=session_id)
-
-    def unseal(self, session_id: str, sealed: str) -> dict[str, str]:
-        """The variables again."""
-        try:
-            return orjson.loads(self._opened().open(sealed, row=session_id))
-        except CannotUnseal:
-            raise VariablesLost(
-                "the variables given with the session cannot be read: they were sealed with another key"
-            ) from None

@@ -17,7 +17,6 @@ from sqlalchemy import URL, Connection, text
 
 from amplifier_app_api.storage.address import parse_address
 from amplifier_app_api.storage.engine import DatabaseUnavailable, Engine
-from amplifier_app_api.storage.postgres import PostgresEngine
 from amplifier_app_api.storage.sqlite import SqliteEngine
 
 P = ParamSpec("P")
@@ -36,6 +35,9 @@ class Database:
             path = Path(self.url.database or "")
             self.dialect, self.path, self._engine = "sqlite", path, SqliteEngine(path)
         else:
+            # Its libraries cost a third of a second that a server on SQLite need not wait for.
+            from amplifier_app_api.storage.postgres import PostgresEngine
+
             self.dialect, self.path, self._engine = "postgresql", None, PostgresEngine(self.url)
 
     def __repr__(self) -> str:
