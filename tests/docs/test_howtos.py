@@ -1,0 +1,82 @@
+"""The how-to pages, followed: what they tell a reader to write and to run works as it stands there."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from live_server import LiveServer
+from terminal import Terminal, at, blocks_to_run, code_of, free_port, not_in_order
+
+ROOT = Path(__file__).resolve().parents[2]
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the page uses curl")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / "howto" / f"{name}.md").read_text(encoding="utf-8")
+
+
+@needs_curl
+def test_the_module_of_the_page_is_mounted_and_its_tool_called(tmp_path: Path) -> None:
+    text, port = page("write-a-module"), free_port()
+    package = tmp_path / "my-modules" / "tool-dice" / "amplifier_module_tool_dice"
+    assert str((package / "__init__.py").relative_to(tmp_path)) in text
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(code_of(text, "python"))
+
+    roots = {"AMPLIFIER_SOURCE_ROOTS": str(tmp_path / "my-modules")}
+    with LiveServer(tmp_path / "data", "--port", str(port), **roots), Terminal(tmp_path) as terminal:
+        status, printed = terminal.run(at(port, blocks_to_run(text, "module")["dice"]))
+
+    expected = ['"edit":"inserted"', '"tool":"roll_dice","arguments":{"count":3}', '"ok":true', "event: done\n"]
+    assert (status, not_in_order(printed, expected)) == (0, []), printed
+
+
+@needs_curl
+def test_variables_of_a_session_fill_what_the_page_leaves_open(tmp_path: Path) -> None:
+    port = free_port()
+    with LiveServer(tmp_path / "data", "--port", str(port)), Terminal(tmp_path) as terminal:
+        status, printed = terminal.run(at(port, blocks_to_run(page("keep-secrets-out"), "secrets")["variables"]))
+
+    expected = ['"code":"missing_variable"', "GREETING: say how to greet", '"response":"Good morning"']
+    assert (status, not_in_order(printed, expected)) == (0, []), printed
+
+
+def test_the_python_client_of_the_page_prints_an_answer_and_survives_the_death_of_the_server(tmp_path: Path) -> None:
+    port = free_port()
+    script = tmp_path / "say.py"
+    script.write_text(at(port, code_of(page("stream-and-resume"), "python")))
+
+    with LiveServer(tmp_path / "data", "--port", str(port)) as server:
+        (config,) = server.get("/configs")["configs"]
+        session_id = server.session(config["config_id"])
+
+        def say(message: str) -> subprocess.Popen[str]:
+            return subprocess.Popen([sys.executable, script, session_id, message], stdout=subprocess.PIPE, text=True)
+
+        with say("One word after the other") as client:
+            assert client.communicate()[0] == "One word after the other\nturn.completed: One word after the other\n"
+
+        with say("[[slow: tokens=1000 delay_ms=20]]") as client:
+            assert client.stdout is not None
+            assert client.stdout.read(5) == "w0 w1"
+            server.kill()
+            server.start()
+            assert client.stdout.read().endswith("\nturn.interrupted: None\n")
+            assert client.wait() == 0
+
+
+def test_the_python_client_of_the_page_is_told_of_a_refusal(tmp_path: Path) -> None:
+    port = free_port()
+    script = at(port, code_of(page("stream-and-resume"), "python"))
+
+    with LiveServer(tmp_path / "data", "--port", str(port)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "no-such-session", "Hello"], capture_output=True, text=True, check=False
+        )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HTTP Error 404" in done.stderr
