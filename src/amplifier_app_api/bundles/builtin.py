@@ -6,7 +6,12 @@ from types import MappingProxyType
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "builtin"
 
-BUILTIN_BUNDLES: Mapping[str, Path] = MappingProxyType({"foundation": BUILTIN_FOLDER / "foundation" / "bundle.md"})
+BUILTIN_BUNDLES: Mapping[str, Path] = MappingProxyType(
+    {
+        "foundation": BUILTIN_FOLDER / "foundation" / "bundle.md",
+        "foundation-default": BUILTIN_FOLDER / "default_config.yaml",
+    }
+)
 
 
 def default_config_text() -> str:

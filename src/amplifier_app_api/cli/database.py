@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from amplifier_app_api.errors import Unavailable
 from amplifier_app_api.settings import Settings
-from amplifier_app_api.storage.address import parse_address
+from amplifier_app_api.storage.address import parse_address, shown
 from amplifier_app_api.storage.migrate import schema_version
 
 TIMEOUT_SECONDS = 5.0
@@ -28,7 +28,7 @@ async def schema_in(settings: Settings) -> tuple[str, str | None]:
         if url.drivername == "sqlite":
             path = Path(url.database or "")
             return str(path), await asyncio.to_thread(_schema_in_file, path)
-        return url.render_as_string(hide_password=True), await _schema_on_server(url)
+        return shown(url), await _schema_on_server(url)
     except (OSError, ValueError, SQLAlchemyError, PostgresError) as problem:
         # The kind says enough; the text of some drivers repeats the address with its password.
         raise UnreadableDatabase(f"cannot be read: {type(problem).__name__}") from problem

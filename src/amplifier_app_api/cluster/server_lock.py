@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from amplifier_app_api.errors import Conflict
+from amplifier_app_api.storage.address import shown
 from amplifier_app_api.storage.database import Database
 
 SERVER_LOCK = 0x616D_706C_6901
@@ -54,7 +55,7 @@ async def server_lock(
             holder = await held.enter_async_context(advisory_lock(db.url, SERVER_LOCK, on_lost=on_lost))
             if holder is not None:
                 raise AlreadyServed(
-                    f"The database {db.url.render_as_string()} is in use by another server ({holder}). "
+                    f"The database {shown(db.url)} is in use by another server ({holder}). "
                     "Stop that one, or give this one another database."
                 )
         yield

@@ -64,3 +64,8 @@ def _postgres_url(address: str) -> URL:
     if "sslmode" in query:  # libpq's name for what the driver calls `ssl`
         query["ssl"] = query.pop("sslmode")
     return url.set(drivername="postgresql+asyncpg", query=query)
+
+
+def shown(url: URL) -> str:
+    """An address as people write it, its password hidden."""
+    return url.set(drivername=url.drivername.partition("+")[0]).render_as_string(hide_password=True)

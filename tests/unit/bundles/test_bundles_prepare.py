@@ -224,5 +224,13 @@ def test_the_built_in_bundles_are_documents_of_the_storable_kind() -> None:
     for name, path in BUILTIN_BUNDLES.items():
         document = check_storable(path.read_text("utf-8"))
         assert document.data["bundle"]["name"] == name
-        assert document.instruction
-        assert "providers" not in document.data
+    assert check_storable(BUILTIN_BUNDLES["foundation"].read_text("utf-8")).instruction
+
+
+async def test_foundation_names_no_provider_and_foundation_default_is_runnable_as_it_is() -> None:
+    foundation = await prepared("bundle: {name: mine}\nincludes: [foundation]\n")
+    complete = await prepared("bundle: {name: mine}\nincludes: [foundation-default]\n")
+
+    assert "providers" not in foundation.mount_plan
+    assert [item.pointer for item in foundation.problems] == ["/providers"]
+    assert complete.problems == ()

@@ -36,11 +36,11 @@ from amplifier_app_api.modules.kernel import (
 from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.orchestrators.gate import HookGate
 from amplifier_app_api.modules.orchestrators.messages import (
+    MadeMessages,
     Row,
     assistant_row,
     block_dicts,
     open_calls,
-    request_messages,
     text_of,
     tool_row,
     tool_specs,
@@ -81,6 +81,7 @@ class Loop:
         self.name = name
         self.options = options
         self.streaming = streaming
+        self.made = MadeMessages()
 
     async def execute(
         self,
@@ -186,7 +187,7 @@ class _Turn:
 
     def _request(self, rows: list[Row]) -> ChatRequest:
         return ChatRequest(
-            messages=request_messages(rows, self._gate.take_ephemeral()),
+            messages=self._loop.made.request(rows, self._gate.take_ephemeral()),
             tools=tool_specs(self._tools),
             stream=self._loop.streaming,
             metadata=None if self._loop.streaming else {"stream": False},

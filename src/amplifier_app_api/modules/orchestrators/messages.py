@@ -7,6 +7,7 @@ and its tool calls appear again under `tool_calls`, with the key `tool`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any, cast
 
 from amplifier_app_api.modules.kernel import ChatResponse, ContextInjection, Message, ToolCall, ToolSpec
@@ -54,16 +55,34 @@ def open_calls(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return []
 
 
-def request_messages(rows: Sequence[Row], injections: Sequence[ContextInjection]) -> list[Message]:
-    """Rows and this request's own injections as the provider gets them; stored rows stay as they are."""
-    shown = [*rows]
-    for injection in injections:
-        last = shown[-1] if shown else None
-        if injection.append_to_last_tool_result and last is not None and last.get("role") == "tool":
-            shown[-1] = {**last, "content": f"{last.get('content', '')}\n\n{injection.content}"}
-        else:
-            shown.append({"role": injection.role, "content": injection.content})
-    return [Message.model_validate({**row, "content": row.get("content") or ""}) for row in shown]
+class MadeMessages:
+    """The messages of a conversation, made once for each row: a turn costs what is new in it, not its history.
+
+    A context replaces rows, it does not change them; one whose parts were exchanged all the same is made again.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[tuple[object, ...], Message]] = {}
+
+    def request(self, rows: Sequence[Row], injections: Sequence[ContextInjection]) -> list[Message]:
+        """Rows and this request's own injections as the provider gets them; stored rows stay as they are."""
+        made = {id(row): self._message(row) for row in rows}
+        self._made = made
+        messages = [made[id(row)][1] for row in rows]
+        for injection in injections:
+            last = messages[-1] if messages else None
+            if injection.append_to_last_tool_result and last is not None and last.role == "tool":
+                messages[-1] = last.model_copy(update={"content": f"{last.content}\n\n{injection.content}"})
+            else:
+                messages.append(Message.model_validate({"role": injection.role, "content": injection.content}))
+        return messages
+
+    def _message(self, row: Row) -> tuple[tuple[object, ...], Message]:
+        parts = (row, *row.values())
+        known = self._made.get(id(row))
+        if known is not None and len(known[0]) == len(parts) and all(map(is_, known[0], parts)):
+            return known
+        return parts, Message.model_validate({**row, "content": row.get("content") or ""})
 
 
 def tool_specs(tools: Mapping[str, Any]) -> list[ToolSpec] | None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from amplifier_app_api.modules.kernel import (
     ChatRequest,
     ChatResponse,
+    Message,
     TextBlock,
     ThinkingBlock,
     ToolCall,
@@ -104,7 +105,7 @@ def _usage(answer: Answer, script: Script, request: ChatRequest) -> Usage:
     written = len(pieces(answer.text, script.chunk)) + 8 * len(answer.calls) + thought
     said = script.usage
     read, made = said.get("cache_read", 0), said.get("cache_write", 0)
-    given = sum(len(text_of(message.content)) for message in request.messages) // 4
+    given = sum(map(_length, request.messages)) // 4
     input_tokens = said.get("input", max(1, given)) + read + made
     output_tokens = said.get("output", max(1, written))
     return Usage(
@@ -115,3 +116,8 @@ def _usage(answer: Answer, script: Script, request: ChatRequest) -> Usage:
         cache_read_tokens=read or None,
         cache_write_tokens=made or None,
     )
+
+
+def _length(message: Message) -> int:
+    content = message.content
+    return len(content) if isinstance(content, str) else len(text_of(content))

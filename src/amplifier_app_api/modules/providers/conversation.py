@@ -22,18 +22,22 @@ class Standing:
     rounds: int  # replies since that called tools
 
 
-def standing(messages: Sequence[Message]) -> Standing:
-    prompt, number = "", 0
+def standing(messages: Sequence[Message], *, count: bool = True) -> Standing:
+    """Where the conversation stands. Without `count` only what follows the latest prompt is read; number is then 0."""
     results: list[str] = []
     rounds = 0
-    for message in messages:
-        if message.role == "user" and (said := _said(message)):
-            prompt, number, results, rounds = said, number + 1, [], 0
-        elif message.role == "assistant" and _calls_tools(message):
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message.role == "user" and (prompt := _said(message)):
+            number = (
+                1 + sum(1 for earlier in messages[:index] if earlier.role == "user" and _said(earlier)) if count else 0
+            )
+            return Standing(prompt, number, results[::-1], rounds)
+        if message.role == "assistant" and _calls_tools(message):
             rounds += 1
         elif message.role in ("tool", "function"):
             results.append(text_of(message.content))
-    return Standing(prompt, number, results, rounds)
+    return Standing("", 0, [], 0)
 
 
 def text_of(content: Any) -> str:

@@ -101,7 +101,7 @@ class ScriptedProvider:
         report = CallReport(self._hooks, NAME, MODEL)
         await report.requested(request)
         try:
-            where = standing(request.messages)
+            where = standing(request.messages, count=bool(self._options.replies))
             script = self._script(where)
             await asyncio.sleep(script.delay)
             await self._survive(script.error, report)

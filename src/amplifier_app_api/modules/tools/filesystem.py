@@ -72,7 +72,7 @@ class Files:
     def check_limits(self) -> None:
         """Refuse further folders that lie outside what the host lets any session use."""
         limits: Mapping[str, list[str]] | None = self._coordinator.get_capability("host.file_limits")
-        if limits is None:
+        if limits is None or not (self.options.read_paths or self.options.write_paths):
             return
         for option, paths, allowed in (
             ("allowed_write_paths", self.options.write_paths, limits["writable"]),
