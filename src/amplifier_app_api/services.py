@@ -69,6 +69,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
 
         async def before_cascade(session_ids: list[str]) -> None:
             await runtime.release(session_ids, within=LOCAL.tenant_id)
+            for session_id in session_ids:
+                runtime.hub.end_session(session_id)
 
         services = Services(
             settings=settings,

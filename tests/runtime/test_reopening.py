@@ -24,6 +24,11 @@ from runtime_bundles import MODULES, bundle_text, from_folder
 MakeSessions = Callable[..., SessionManager]
 
 
+def context_of(sessions: SessionManager, session_id: str) -> Any:
+    live = sessions._runtime._live.get(session_id, within="default")
+    return live.opened.kernel.session.coordinator.get("context")
+
+
 async def test_a_session_goes_on_after_a_restart_where_it_was(open_chat: Any, make_sessions: MakeSessions) -> None:
     chat = await open_chat(bundle_text(replies=["one", "two", "three", "four"]))
     assert await chat.say("a") == "one"
@@ -53,13 +58,13 @@ async def test_a_restored_context_gets_exactly_the_messages_it_was_given(
         )
     )
     await chat.say("write")
-    live = chat.sessions._runtime._live[chat.session_id].opened.kernel.session.coordinator.get("context")
+    live = context_of(chat.sessions, chat.session_id)
     before = await live.get_messages()
     await chat.sessions._runtime.close()
 
     again = make_sessions()
     await again.resume_session(chat.session_id)
-    restored = again._runtime._live[chat.session_id].opened.kernel.session.coordinator.get("context")
+    restored = context_of(again, chat.session_id)
     after = await restored.get_messages()
 
     def without_times(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -292,7 +297,7 @@ async def test_a_closed_session_leaves_nothing_in_memory(open_chat: Any, session
     for _ in range(5):
         chat = await open_chat()
         await chat.say("hi")
-        kernel = sessions._runtime._live[chat.session_id].opened.kernel
+        kernel = sessions._runtime._live.get(chat.session_id, within="default").opened.kernel
         held.append(weakref.ref(kernel.session.coordinator.get("context")._inner))
         held.append(weakref.ref(kernel))
         del kernel

@@ -7,15 +7,17 @@ of `async with`. A server gives one runtime to all its managers. How a turn runs
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.core.config_manager import ConfigNotFound, RevisionNotFound
 from amplifier_app_api.core.fields import is_storable, merged_tags, valid
-from amplifier_app_api.core.vault import VariableVault
+from amplifier_app_api.core.vault import SessionVault
 from amplifier_app_api.errors import AppError
 from amplifier_app_api.events.stream import Follower, items_of
 from amplifier_app_api.models.page import DEFAULT_LIMIT, Page, PageRequest
@@ -36,7 +38,8 @@ from amplifier_app_api.runtime.pool import SessionClosed, SessionNotFound, Sessi
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import get_config, get_revision
 from amplifier_app_api.storage.database import Database
-from amplifier_app_api.storage.lifecycle import mark_closed
+from amplifier_app_api.storage.events import StoredEvent
+from amplifier_app_api.storage.lifecycle import edit_session
 from amplifier_app_api.storage.messages import all_messages, list_messages
 from amplifier_app_api.storage.sessions import SessionRecord, get_session, list_sessions
 from amplifier_app_api.storage.turns import open_turn_of
@@ -210,30 +213,13 @@ class SessionManager:
         `resume_session`'s.
         """
         valid(SessionPatchRequest, changes)
-        record = await self._record(session_id)
-        if record is None:
+        if not is_storable(session_id):
             return None
-        session = record.session
-        values: dict[str, Any] = {}
-        if "title" in changes:
-            values["title"] = changes["title"]
-        if "tags" in changes:
-            values["tags"] = merged_tags(session.tags, changes["tags"])
-        status = SessionStatus(changes.get("status") or session.status)
-        if status is not session.status:
-            await self._may_close(session, status)
-        changed, stored = await self._db.write(mark_closed, session_id, status, values, within=self._tenant)
+        changed, stored = await self._db.write(_patch, session_id, changes, within=self._tenant)
         self._runtime.publish(session_id, stored)
-        if changed is not None and status is not SessionStatus.ACTIVE:
+        if changed is not None and changed.status is not SessionStatus.ACTIVE:
             await self._runtime.release([session_id], within=self._tenant)
         return changed
-
-    async def _may_close(self, session: Session, status: SessionStatus) -> None:
-        if status is SessionStatus.ACTIVE:
-            raise SessionClosed(f"the session is {session.status}; resume it instead of setting its status")
-        running = await self._db.read(open_turn_of, session.session_id)
-        if running is not None:
-            raise SessionBusy("the session is running a turn; cancel it first", facts={"turn_id": running})
 
     async def delete_session(self, session_id: str) -> bool:
         """Delete a session with its transcript; a running turn is cancelled first. False: there was none."""
@@ -255,7 +241,6 @@ class SessionManager:
         outcome = await asyncio.shield(turn.outcome)
         if outcome.status is TurnStatus.FAILED:
             raise TurnFailure(outcome)
-        session = await self.get_session(session_id)
         return {
             "session_id": session_id,
             "turn_id": outcome.turn_id,
@@ -263,10 +248,7 @@ class SessionManager:
             "stop_reason": outcome.stop_reason.value,
             "response": outcome.response or "",
             "usage": outcome.usage.model_dump(),
-            "metadata": {
-                "config_id": session.config_id if session else None,
-                "revision": session.revision if session else None,
-            },
+            "metadata": {"config_id": turn.config_id, "revision": turn.revision},
         }
 
     async def open_stream(self, session_id: str, message: str, context: dict[str, Any] | None = None) -> Follower:
@@ -287,8 +269,9 @@ class SessionManager:
         The first is `connected`; the last two are `response` and `done`, or the last is `error` when the turn
         failed. A refusal is raised on the first step.
         """
-        async for item in items_of(await self.open_stream(session_id, message, context)):
-            yield item.payload()
+        async with aclosing(items_of(await self.open_stream(session_id, message, context))) as items:
+            async for item in items:
+                yield item.payload()
 
     async def cancel(self, session_id: str, *, immediate: bool = True) -> dict[str, Any]:
         """Stop the running turn, at once or after the tools that run. With nothing to cancel nothing changes."""
@@ -306,9 +289,16 @@ class SessionManager:
 
     async def follow(self, session_id: str, *, after: int) -> Follower:
         """Follow a session's events from a number on."""
-        if await self.get_session(session_id) is None:
-            raise SessionNotFound(session_id)
-        return self._runtime.follow(session_id, after=after, within=self._tenant)
+        self._require_storable(session_id)
+        follower = self._runtime.follow(session_id, after=after, within=self._tenant)
+        # Looked up only now: a session that is deleted from here on ends its followers.
+        try:
+            if await self.get_session(session_id) is None:
+                raise SessionNotFound(session_id)
+        except BaseException:
+            await follower.close()
+            raise
+        return follower
 
     # The transcript.
 
@@ -323,6 +313,27 @@ class SessionManager:
         return await self._db.read(all_messages, session_id, within=self._tenant)
 
 
+def _patch(
+    conn: Connection, session_id: str, changes: Mapping[str, Any], *, within: str
+) -> tuple[Session | None, list[StoredEvent]]:
+    def edit(session: Session) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        if "title" in changes:
+            values["title"] = changes["title"]
+        if "tags" in changes:
+            values["tags"] = merged_tags(session.tags, changes["tags"])
+        status = SessionStatus(changes.get("status") or session.status)
+        if status is session.status:
+            return values
+        if status is SessionStatus.ACTIVE:
+            raise SessionClosed(f"the session is {session.status}; resume it instead of setting its status")
+        if (running := open_turn_of(conn, session_id)) is not None:
+            raise SessionBusy("the session is running a turn; cancel it first", facts={"turn_id": running})
+        return {**values, "status": status.value}
+
+    return edit_session(conn, session_id, edit, within=within)
+
+
 def default_data_dir(db: Database) -> Path:
     """Where a manager without a server keeps its files: beside the database file, else in the working directory."""
     return db.path.parent if db.path is not None else Path(".amplifier-api").absolute()
@@ -330,4 +341,4 @@ def default_data_dir(db: Database) -> Path:
 
 def open_runtime(db: Database, options: RuntimeOptions, **kwargs: Any) -> SessionRuntime:
     """A runtime whose sessions' variables are sealed with the key of the data folder."""
-    return SessionRuntime(db, options, vault=VariableVault(options.data_dir / "secret.key"), **kwargs)
+    return SessionRuntime(db, options, vault=SessionVault(options.data_dir / "secret.key"), **kwargs)

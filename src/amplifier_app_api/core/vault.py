@@ -1,8 +1,7 @@
-"""The variables of sessions, sealed."""
+"""What the rows of a session may not hold as it is: its variables, and messages that hold a secret."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -12,15 +11,15 @@ if TYPE_CHECKING:
     from amplifier_app_api.core.encryption import SecretBox
 
 
-class VariablesLost(Unprocessable):
-    """The variables of a session were sealed with a key that this server does not have."""
+class SealedLost(Unprocessable):
+    """What a session keeps sealed was sealed with a key that this server does not have."""
 
     code = "config_not_runnable"
     title = "The session cannot be opened"
 
 
-class VariableVault:
-    """Seals the variables of a session for its row."""
+class SessionVault:
+    """Seals JSON values for the rows of one session each."""
 
     def __init__(self, key_file: Path) -> None:
         self._key_file = key_file
@@ -34,17 +33,15 @@ class VariableVault:
             self._box = SecretBox.open_or_create(self._key_file)
         return self._box
 
-    def seal(self, session_id: str, variables: Mapping[str, str]) -> str:
-        """The text that the session's row holds."""
-        return self._opened().seal(orjson.dumps(dict(variables)).decode(), row=session_id)
+    def seal(self, session_id: str, value: Any) -> str:
+        """The text that a row of the session holds."""
+        return self._opened().seal(orjson.dumps(value).decode(), row=session_id)
 
-    def unseal(self, session_id: str, sealed: str) -> dict[str, str]:
-        """The variables again."""
+    def unseal(self, session_id: str, sealed: str) -> Any:
+        """The value again."""
         from amplifier_app_api.core.encryption import CannotUnseal
 
         try:
             return orjson.loads(self._opened().open(sealed, row=session_id))
         except CannotUnseal:
-            raise VariablesLost(
-                "the variables given with the session cannot be read: they were sealed with another key"
-            ) from None
+            raise SealedLost("what this session keeps sealed cannot be read: it was sealed with another key") from None

@@ -106,7 +106,7 @@ class SessionFeed:
         """Forget a follower, and the feed when it was the last."""
         self._subscriptions.discard(subscription)
         if not self._subscriptions:
-            self._hub.forget(self._session_id)
+            self._hub.forget(self._session_id, self)
 
     def end(self) -> None:
         """End every follower: the session is gone, or the server stops."""
@@ -136,9 +136,10 @@ class EventHub:
         if feed is not None:
             feed.publish(items)
 
-    def forget(self, session_id: str) -> None:
-        """Drop a feed that nobody follows."""
-        self._feeds.pop(session_id, None)
+    def forget(self, session_id: str, feed: SessionFeed) -> None:
+        """Drop a feed that nobody follows. Another one that took its place since stays."""
+        if self._feeds.get(session_id) is feed:
+            del self._feeds[session_id]
 
     def end_session(self, session_id: str) -> None:
         """End every follower of a session."""

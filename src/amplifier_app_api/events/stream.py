@@ -1,6 +1,6 @@
 """Following a session: the rows first, then live, without a gap or a repeat."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
 from amplifier_app_api.events.hub import EventHub, Subscription
@@ -142,7 +142,7 @@ class TurnFollower:
         self._subscription.leave()
 
 
-async def items_of(follower: Follower) -> AsyncIterator[StreamItem]:
+async def items_of(follower: Follower) -> AsyncGenerator[StreamItem]:
     """Every item of a follower, until the stream is over."""
     try:
         while (batch := await follower.next_batch(60.0)) != []:

@@ -1,9 +1,12 @@
 """Field types that several models share."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+_HALVES = re.compile("[\ud800-\udfff]")
 
 MAX_NAME = 200
 MAX_DESCRIPTION = 10_000
@@ -28,6 +31,19 @@ def storable_text(value: str) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("must not contain half of a surrogate pair")
     return value
+
+
+def made_storable(value: str) -> str:
+    """`value` with every character that no database can hold replaced by U+FFFD, one for one.
+
+    For what models and tools say: nobody can refuse it.
+    """
+    whole = value.replace("\0", "\ufffd")
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        return _HALVES.sub("\ufffd", whole)
+    return whole
 
 
 def storable_json(value: Any) -> Any:

@@ -10,7 +10,6 @@ from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.errors import Conflict
 from amplifier_app_api.models.event import MessageUser, Notice, TurnStarted
-from amplifier_app_api.models.session import Activity, SessionStatus
 from amplifier_app_api.runtime.recorder import TurnKey, Unit, write_unit
 from amplifier_app_api.runtime.turn import Accepted
 from amplifier_app_api.storage.clock import utc_now
@@ -77,17 +76,13 @@ def _accept(
 ) -> tuple[Accepted, list[StoredEvent]]:
     now = utc_now()
     message_id = str(uuid.uuid4())
-    counters = accept_message(
-        conn,
-        key.session_id,
-        within=key.tenant_id,
-        active=SessionStatus.ACTIVE.value,
-        activity=Activity.RUNNING.value,
-        events=2 + len(notices),
-        now=now,
-    )
-    if counters is None or counters.last_position != expected_position + 1:
-        if counters is not None and (running := open_turn_of(conn, key.session_id)) is not None:
+    admitted = accept_message(conn, key.session_id, within=key.tenant_id, events=2 + len(notices), now=now)
+    if admitted is None:
+        raise SessionMoved
+    counters = admitted.counters
+    if counters.last_position != expected_position + 1:
+        running = open_turn_of(conn, key.session_id)
+        if running is not None:
             raise SessionBusy("the session is running a turn", facts={"turn_id": running})
         raise SessionMoved
     insert_turn(conn, key.turn_id, key.session_id, now=now, epoch=counters.epoch, within=key.tenant_id)
@@ -109,5 +104,14 @@ def _accept(
         ],
     )
     stored = write_unit(conn, key, unit, last_seq=counters.last_seq, last_position=counters.last_position)
-    accepted = Accepted(key, message_id, incoming.prompt, counters.epoch, counters.last_seq, counters.last_position)
+    accepted = Accepted(
+        key=key,
+        message_id=message_id,
+        prompt=incoming.prompt,
+        epoch=counters.epoch,
+        last_seq=counters.last_seq,
+        last_position=counters.last_position,
+        config_id=admitted.config_id,
+        revision=admitted.revision,
+    )
     return accepted, stored

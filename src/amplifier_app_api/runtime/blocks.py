@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amplifier_app_api.models.event import DeltaType
+from amplifier_app_api.models.fields import made_storable
 
 DELTA_TYPES: Mapping[str, DeltaType] = {"text": "message.delta", "thinking": "reasoning.delta"}
 
@@ -25,7 +26,7 @@ class StreamedBlock:
         return "".join(self.parts)
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelCall:
     """One attempt to get an answer. `stream_id` is the module's own id of the stream."""
 
@@ -59,9 +60,9 @@ def blocks_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     for part in parts:
         match part:
             case {"type": "text", "text": str() as text}:
-                blocks.append({"type": "text", "text": text})
+                blocks.append({"type": "text", "text": made_storable(text)})
             case {"type": "thinking", "thinking": str() as text}:
-                blocks.append({"type": "thinking", "text": text})
+                blocks.append({"type": "thinking", "text": made_storable(text)})
             case {"type": "tool_call" | "tool_use", "id": identity, "name": name}:
                 called.add(identity)
                 blocks.append(_tool_use(identity, name, part.get("input")))

@@ -1,11 +1,17 @@
 """A session in this process's memory."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 from amplifier_app_api.models.event import Notice
+from amplifier_app_api.models.fields import made_storable
+from amplifier_app_api.runtime.masking import SecretMask
 from amplifier_app_api.runtime.opening import OpenedSession
 from amplifier_app_api.runtime.turn import Turn
+
+NOTICES = 100
+"""How many notices wait for the next turn; of more the oldest are lost."""
 
 
 @dataclass(eq=False)
@@ -23,7 +29,7 @@ class LiveSession:
     position: int = 0
     turn: Turn | None = None
     runner: asyncio.Task[None] | None = None
-    notices: list[Notice] = field(default_factory=list[Notice])
+    notices: deque[Notice] = field(default_factory=lambda: deque[Notice](maxlen=NOTICES))
     idle_timer: asyncio.TimerHandle | None = None
     gone: bool = False
 
@@ -42,12 +48,15 @@ class LiveSession:
         if self.running is not None:
             self.running.tap.notice(level, text, source)
             return
-        masked = text if self.opened is None else self.opened.mask.text(text)
-        self.notices.append(Notice(level=level, text=masked, source=source))
+        self.notices.append(Notice(level=str(level), text=str(text), source=str(source)))
 
-    def take_notices(self) -> list[Notice]:
-        """The notices that no turn has told yet."""
-        taken, self.notices = self.notices, []
+    def take_notices(self, mask: SecretMask) -> list[Notice]:
+        """The notices that no turn has told yet, fit to be told.
+
+        They are masked only now: what a module says while it is mounted comes before its secrets are known here.
+        """
+        taken = [notice.model_copy(update={"text": made_storable(mask.text(notice.text))}) for notice in self.notices]
+        self.notices.clear()
         return taken
 
     def awake(self) -> None:

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+import orjson
+
+from amplifier_app_api.models.fields import made_storable
+
 MASK = "***"
 MIN_LENGTH = 6
 """A shorter value would mask ordinary words."""
@@ -18,7 +22,11 @@ class SecretMask:
     """Replaces known secret values in texts and JSON values."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        known = sorted({value for value in values if len(value) >= MIN_LENGTH}, key=len, reverse=True)
+        found = {value for value in values if len(value) >= MIN_LENGTH}
+        # Tools quote what they show, as JSON or as Python does: a key of several lines is known in these forms, too.
+        found |= {orjson.dumps(made_storable(value)).decode()[1:-1] for value in found}
+        found |= {repr(value)[1:-1] for value in found}
+        known = sorted(found, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
     def text(self, text: str) -> str:

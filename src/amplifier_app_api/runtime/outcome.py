@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from amplifier_app_api.models.event import TurnCancelled, TurnCompleted, TurnEnded, TurnFailed, TurnInterrupted
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.runtime.kernel.failures import Failure
+from amplifier_app_api.storage.events import StoredEvent
 
 OPEN_CALL_ANSWERS: Mapping[TurnStatus, str] = {
     TurnStatus.COMPLETED: "This call was not answered.",
@@ -55,3 +58,17 @@ class Outcome:
             "error": self.error,
         }
         return _TERMINAL[self.status](**fields)
+
+
+def outcome_of(event: StoredEvent) -> Outcome:
+    """The outcome that a terminal event of the log tells."""
+    fields: dict[str, Any] = orjson.loads(event.data)
+    failure = None if fields["code"] is None else Failure(fields["code"], 502, fields["error"] or "")
+    return Outcome(
+        fields["turn_id"],
+        TurnStatus(event.type.removeprefix("turn.")),
+        StopReason(fields["stop_reason"]),
+        fields["response"],
+        TokenUsage.model_validate(fields["usage"]),
+        failure,
+    )

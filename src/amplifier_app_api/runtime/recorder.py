@@ -21,12 +21,14 @@ from amplifier_app_api.models.event import Delta, DeltaType, Event
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
-from amplifier_app_api.storage.events import StoredEvent, insert_events
+from amplifier_app_api.storage.events import StoredEvent, events_after, insert_events
 from amplifier_app_api.storage.messages import NewMessage, bind_kernel_message, insert_messages
-from amplifier_app_api.storage.sessions import advance, set_usage
+from amplifier_app_api.storage.sessions import advance, advance_to_idle, set_usage
 from amplifier_app_api.storage.turns import end_turn
 
 T = TypeVar("T")
+
+CATCH_UP_PAGE = 500
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +92,10 @@ class Recorder:
         self._epoch = epoch
         self._lock = asyncio.Lock()
         self._deferred = Unit()
-        self._held: list[Delta] = []
-        self._writing = False
+        # How many events were handed over, and how many of them are committed: a delta waits for those before it.
+        self._told = 0
+        self._committed = 0
+        self._held: list[tuple[int, Delta]] = []
         self._flush: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.last_seq = last_seq
@@ -102,7 +106,11 @@ class Recorder:
     def defer(self, unit: Unit) -> None:
         """Write this with whatever is written next."""
         if not self.sealed:
-            self._deferred.add(unit)
+            self._take(unit)
+
+    def _take(self, unit: Unit) -> None:
+        self._deferred.add(unit)
+        self._told += len(unit.events)
 
     async def write(self, unit: Unit | None = None) -> None:
         """Write this, and all that was deferred before it, and return when it is committed.
@@ -112,18 +120,32 @@ class Recorder:
         if self.sealed:
             raise TurnOver
         if unit is not None:
-            self._deferred.add(unit)
+            self._take(unit)
         await self._in_order(self._commit())
 
     def seal(self) -> None:
-        """Take nothing more but the end of the turn. What is on its way is still written."""
+        """Take nothing more but the end of the turn. What is on its way is still written, and told."""
         self.sealed = True
-        self._held.clear()
 
-    async def end(self, ending: Ending) -> bool:
-        """Write the end of the turn. False: it had ended before, or somebody else has the session."""
+    async def end(self, ending: Ending, *, alone: bool = False) -> bool:
+        """Write the end of the turn. False: it had ended before, or somebody else has the session.
+
+        `alone` leaves out what was deferred before it: for a unit that no database takes.
+        """
         self.seal()
-        return await self._in_order(self._close(ending))
+        return await self._in_order(self._close(ending, alone=alone))
+
+    async def catch_up(self) -> list[StoredEvent]:
+        """Hand on what somebody else wrote since, and give it back."""
+        key = self._key
+        stored: list[StoredEvent] = []
+        while page := await self._db.read(
+            events_after, key.session_id, self.last_seq, limit=CATCH_UP_PAGE, within=key.tenant_id
+        ):
+            self.last_seq = page[-1].seq
+            self._hub.publish(key.session_id, [StreamItem.of_event(event) for event in page])
+            stored += page
+        return stored
 
     async def _in_order(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a write as a task of this recorder, so that nobody's cancellation tears a transaction in two."""
@@ -139,26 +161,24 @@ class Recorder:
             unit, self._deferred = self._deferred, Unit()
             if not unit:
                 return
-            self._writing = True
             try:
                 stored = await self._db.write(_append, self._key, self._epoch, unit)
             except Exception:
                 unit.add(self._deferred)
                 self._deferred = unit
                 raise
-            finally:
-                self._writing = False
             if stored is None:
                 self.over = self.sealed = True
                 raise TurnOver
             self._written(stored, unit)
 
-    async def _close(self, ending: Ending) -> bool:
+    async def _close(self, ending: Ending, *, alone: bool) -> bool:
         async with self._lock:
             if self.over:
                 return False
             unit = Unit()
-            unit.add(self._deferred)
+            if not alone:
+                unit.add(self._deferred)
             unit.add(ending.unit)
             try:
                 stored = await self._db.write(_end, self._key, self._epoch, unit, ending)
@@ -168,26 +188,32 @@ class Recorder:
             if stored is None:
                 return False
             self._written(stored, unit)
+            self._held.clear()
             return True
 
     def _written(self, stored: Sequence[StoredEvent], unit: Unit) -> None:
         self.last_position += len(unit.messages)
-        if stored:
-            self.last_seq = stored[-1].seq
-        held, self._held = self._held, []
-        feed = self._hub.feed(self._key.session_id)
-        if feed is None:
-            return
-        feed.publish(StreamItem.of_event(event) for event in stored)
-        for delta in held:
+        for event in stored:
+            self._release()
+            self.last_seq = event.seq
+            self._committed += 1
+            self._hub.publish(self._key.session_id, (StreamItem.of_event(event),))
+        self._release()
+        if self._held and not self.sealed:
+            self._flush_soon()
+
+    def _release(self) -> None:
+        """Hand on the deltas that nothing uncommitted comes before."""
+        while self._held and self._held[0][0] <= self._committed:
+            _, delta = self._held.pop(0)
             delta.seq = self.last_seq
-        feed.publish(StreamItem.of_delta(delta) for delta in held)
+            self._hub.publish(self._key.session_id, (StreamItem.of_delta(delta),))
 
     def delta(self, type: DeltaType, request: int, block: int, offset: int, text: str) -> None:  # noqa: A002
         """Hand on a piece of an answer, after everything durable that came before it."""
         if self.sealed:
             return
-        waits = self._writing or bool(self._deferred)
+        waits = self._told > self._committed
         if not waits and self._hub.feed(self._key.session_id) is None:
             return
         delta = Delta(
@@ -204,20 +230,21 @@ class Recorder:
         if not waits:
             self._hub.publish(self._key.session_id, (StreamItem.of_delta(delta),))
             return
-        if self._held and delta.continues(self._held[-1]):
-            self._held[-1].text += text
+        if self._held and self._held[-1][0] == self._told and delta.continues(self._held[-1][1]):
+            self._held[-1][1].text += text
         else:
-            self._held.append(delta)
+            self._held.append((self._told, delta))
         self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if self._writing or (self._flush is not None and not self._flush.done()):
+        if self._flush is not None and not self._flush.done():
             return
         self._flush = asyncio.create_task(self._flushed(), name="write deferred events")
 
     async def _flushed(self) -> None:
         try:
-            await self.write()
+            while self._held and not self.sealed:
+                await self.write()
         except TurnOver:
             return
         except Exception:
@@ -234,13 +261,14 @@ def _append(conn: Connection, key: TurnKey, epoch: int, unit: Unit) -> list[Stor
 
 def _end(conn: Connection, key: TurnKey, epoch: int, unit: Unit, ending: Ending) -> list[StoredEvent] | None:
     now = utc_now()
-    counters = advance(
+    counters = advance_to_idle(
         conn,
         key.session_id,
         epoch=epoch,
         events=len(unit.events),
         messages=len(unit.messages),
-        values={"activity": "idle", "updated_at": now, "epoch": epoch + int(ending.new_epoch)},
+        now=now,
+        new_epoch=ending.new_epoch,
     )
     if counters is None:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from amplifier_app_api.models.event import MessageCompleted, MessageDiscarded
+from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.runtime.blocks import DELTA_TYPES, ModelCall, StreamedBlock, blocks_of, numbered
 from amplifier_app_api.runtime.recorder import Recorder, Unit
 
@@ -91,7 +92,7 @@ class Relay:
     def on_content_delta(self, data: Mapping[str, Any]) -> None:
         """`content_block:delta` with text, from a module that reports no stream events."""
         call = self._current()
-        if call.stream_id is not None:
+        if call.stream_id is not None or call.settled:
             return
         text: Any = data.get("text")
         delta: Any = data.get("delta")
@@ -104,8 +105,9 @@ class Relay:
         kind = DELTA_TYPES.get(block.type)
         if kind is None or not isinstance(text, str) or not text:
             return
-        self._recorder.delta(kind, call.request, block.number, block.length, text)
-        block.parts.append(text)
+        piece = made_storable(text)
+        self._recorder.delta(kind, call.request, block.number, block.length, piece)
+        block.parts.append(piece)
         block.length += len(text)
 
     def complete(self, message_id: str, message: Mapping[str, Any]) -> MessageCompleted:
@@ -117,6 +119,7 @@ class Relay:
         for block in blocks:
             kind = DELTA_TYPES.get(block["type"])
             if kind is not None and block["block"] not in streamed:
+                call.block(("whole", block["block"]), block["type"])
                 self._recorder.delta(kind, call.request, block["block"], 0, block["text"])
         return MessageCompleted(message_id=message_id, request=call.request, blocks=blocks)
 

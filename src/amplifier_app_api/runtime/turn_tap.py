@@ -5,11 +5,12 @@ everything to the recorder in an order that a crash cannot tear: a message with 
 first tool starts.
 """
 
+import logging
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from amplifier_app_api.models.event import (
     ContextCompacted,
@@ -19,6 +20,7 @@ from amplifier_app_api.models.event import (
     ToolStarted,
     UsageUpdated,
 )
+from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.models.turn import TokenUsage
 from amplifier_app_api.runtime.blocks import blocks_of
 from amplifier_app_api.runtime.kernel.proxies import json_copy
@@ -27,8 +29,11 @@ from amplifier_app_api.runtime.masking import SecretMask
 from amplifier_app_api.runtime.recorder import Recorder, TurnOver, Unit
 from amplifier_app_api.runtime.relay import Relay
 from amplifier_app_api.storage.clock import utc_now
+from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.lifecycle import synthetic_result
-from amplifier_app_api.storage.messages import NewMessage
+from amplifier_app_api.storage.messages import SEALED, NewMessage
+
+logger = logging.getLogger(__name__)
 
 OUTPUT_LIMIT = 16_384
 """Characters of a tool's output in its event; the message row has the whole."""
@@ -47,13 +52,23 @@ class Tally:
 class TurnTap:
     """The ears of one turn. `stopping` is set when no model may be asked any more."""
 
-    def __init__(self, recorder: Recorder, mask: SecretMask, *, turn_id: str, message_id: str, prompt: str) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        mask: SecretMask,
+        seal: Callable[[Any], str],
+        *,
+        turn_id: str,
+        message_id: str,
+        prompt: str,
+    ) -> None:
         self.tally = Tally()
         self.error: Exception | None = None
         self.loop_status: Mapping[str, Any] = {}
         self.stopping = False
         self._recorder = recorder
         self._mask = mask
+        self._seal = seal
         self._turn_id = turn_id
         self._message_id = message_id
         self._prompt = prompt
@@ -110,6 +125,12 @@ class TurnTap:
         self.error = error
         self._relay.call_failed()
 
+    def model_left(self) -> None:
+        """The loop gave a model call up, say after a time limit of its own."""
+        self._asking_model -= 1
+        if not self.stopping:  # else the turn ends here, and keeps what was said
+            self._relay.call_failed()
+
     async def message_added(self, message: dict[str, Any]) -> None:
         """The loop adds a message: it is a row before the loop can build on it."""
         self._refuse_when_over()
@@ -130,13 +151,39 @@ class TurnTap:
             self._recorder.defer(unit)
 
     def _unit_of(self, message: dict[str, Any]) -> Unit:
-        row = _row_of(message, self._turn_id)
+        row = self._shown(_row_of(message, self._turn_id))
         if row.role == "assistant":
-            completed = self._relay.complete(row.message_id, message)
+            told = self._relay.complete(row.message_id, message)
+            completed = told.model_copy(update={"blocks": [self._shown_part(block) for block in told.blocks]})
             return Unit(messages=[row], events=[completed, UsageUpdated(usage=self.tally.usage)])
         if row.role == "tool" and row.tool_call_id not in self._told_calls:
             return Unit(messages=[row], events=[self._refused(row)])
         return Unit(messages=[row])
+
+    def _shown(self, row: NewMessage) -> NewMessage:
+        """The row as people read it: what a tool was given and what it gave back, without secrets.
+
+        The kernel's dict stays whole, sealed when it holds one. What the model itself says stays as it is.
+        """
+        if row.role == "tool":
+            return replace(row, content=self._mask.json(row.content), kernel=self._kept(row.kernel))
+        if row.role != "assistant":
+            return row
+        content: Any = row.content
+        if isinstance(content, list):
+            content = [self._shown_part(part) for part in cast("list[Any]", content)]
+        return replace(row, content=content, tool_calls=self._mask.json(row.tool_calls), kernel=self._kept(row.kernel))
+
+    def _kept(self, kernel: dict[str, Any] | None) -> dict[str, Any] | None:
+        holds_secret = kernel is not None and self._mask.json(kernel) != kernel
+        return {SEALED: self._seal(kernel)} if holds_secret else kernel
+
+    def _shown_part(self, part: Any) -> Any:
+        match part:
+            case {"type": "tool_use" | "tool_call" | "tool_result"}:
+                return self._mask.json(part)
+            case _:
+                return part
 
     def _refused(self, row: NewMessage) -> ToolCompleted:
         """A call that was answered without its tool having run: denied, or no such tool."""
@@ -151,16 +198,33 @@ class TurnTap:
         self._told_calls.add(call_id)
         self._running_tools[call_id] = time.monotonic()
         shown = _bounded(self._mask.json(arguments), ARGUMENT_LIMIT)
-        await self._recorder.write(Unit(events=[ToolStarted(call_id=call_id, tool=tool, arguments=shown)]))
+        try:
+            await self._recorder.write(Unit(events=[ToolStarted(call_id=call_id, tool=tool, arguments=shown)]))
+        except DatabaseUnavailable:
+            self.tool_left(call_id, "It did not run: the database is unavailable.")
+            raise
 
     async def tool_ended(self, call_id: str, tool: str, *, ok: bool, output: str) -> None:
         """A tool has run."""
         self._refuse_when_over()
         seconds = time.monotonic() - self._running_tools.pop(call_id, time.monotonic())
-        await self._recorder.write(Unit(events=[self._tool_completed(call_id, ok=ok, output=output, seconds=seconds)]))
+        try:
+            completed = self._tool_completed(call_id, ok=ok, output=output, seconds=seconds)
+            await self._recorder.write(Unit(events=[completed]))
+        except DatabaseUnavailable:
+            # Raised here, the loop would tell the model that the tool failed. It is written with what comes next.
+            logger.warning("the end of a tool call could not be written yet", extra={"turn_id": self._turn_id})
+
+    def tool_left(self, call_id: str, said: str) -> None:
+        """A tool call was given up before it had a result."""
+        began = self._running_tools.pop(call_id, None)
+        if began is not None:
+            seconds = time.monotonic() - began
+            completed = self._tool_completed(call_id, ok=False, output=said, seconds=seconds)
+            self._recorder.defer(Unit(events=[completed]))
 
     def _tool_completed(self, call_id: str, *, ok: bool, output: str, seconds: float) -> ToolCompleted:
-        shown = self._mask.text(output)
+        shown = made_storable(self._mask.text(output))
         return ToolCompleted(
             call_id=call_id,
             ok=ok,
@@ -171,7 +235,8 @@ class TurnTap:
 
     def notice(self, level: str, text: str, source: str) -> None:
         """Something people should read."""
-        self._recorder.defer(Unit(events=[Notice(level=level, text=self._mask.text(text), source=source)]))
+        shown = made_storable(self._mask.text(text))
+        self._recorder.defer(Unit(events=[Notice(level=level, text=shown, source=source)]))
 
     def _refuse_when_over(self) -> None:
         if self._recorder.sealed:
@@ -223,15 +288,19 @@ def _row_of(message: dict[str, Any], turn_id: str) -> NewMessage:
     return NewMessage(
         message_id=str(uuid.uuid4()),
         turn_id=turn_id,
-        role=str(message.get("role") or "user"),
+        role=made_storable(str(message.get("role") or "user")),
         content=message.get("content") if message.get("content") is not None else "",
         created_at=utc_now(),
         kernel=message,
         tool_calls=calls or None,
-        tool_call_id=message.get("tool_call_id"),
-        name=message.get("name"),
+        tool_call_id=_text_or_none(message.get("tool_call_id")),
+        name=_text_or_none(message.get("name")),
         metadata=metadata if isinstance(metadata, dict) else {},  # pyright: ignore[reportUnknownArgumentType]
     )
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else made_storable(str(value))
 
 
 def _calls_of(message: Mapping[str, Any]) -> dict[str, str]:
@@ -252,7 +321,8 @@ def _usage_of(usage: Any) -> TokenUsage:
 
 def _compaction(data: Mapping[str, Any]) -> ContextCompacted:
     def side(name: str) -> dict[str, int]:
-        return {unit: int(data.get(f"{name}_{unit}") or 0) for unit in ("messages", "tokens")}
+        found = {unit: data.get(f"{name}_{unit}") for unit in ("messages", "tokens")}
+        return {unit: int(number) if isinstance(number, int | float) else 0 for unit, number in found.items()}
 
     return ContextCompacted(before=side("before"), after=side("after"))
 

@@ -22,6 +22,9 @@ class StoredEvent:
     data: bytes
 
 
+_INSERT = insert(events)
+
+
 def insert_events(
     conn: Connection,
     new: Sequence[Event],
@@ -50,7 +53,7 @@ def insert_events(
         }
         stored.append(StoredEvent(seq, event.type, turn_id, orjson.dumps(envelope)))
     conn.execute(
-        insert(events),
+        _INSERT,
         [
             {
                 "session_id": session_id,

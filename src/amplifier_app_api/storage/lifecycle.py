@@ -1,7 +1,7 @@
 """What happens to a session outside its turns, each in one transaction."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,7 +20,14 @@ from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.events import StoredEvent, insert_events
 from amplifier_app_api.storage.messages import NewMessage, insert_messages, open_tool_calls
-from amplifier_app_api.storage.sessions import SessionRecord, advance, change_session, get_session, insert_session
+from amplifier_app_api.storage.sessions import (
+    SessionRecord,
+    advance,
+    advance_to_idle,
+    change_session,
+    get_session,
+    insert_session,
+)
 from amplifier_app_api.storage.turns import all_open_turns, end_turn
 
 LOST_CALL = "The server stopped before this call had a result; whether it took effect is not known."
@@ -42,7 +49,7 @@ def mark_failed(conn: Connection, session_id: str, error: dict[str, Any], *, wit
 
 def mark_resumed(conn: Connection, session_id: str, *, within: str) -> tuple[Session | None, list[StoredEvent]]:
     """A session that is open takes messages. Its log says so when it did not before."""
-    before = get_session(conn, session_id, within=within)
+    before = get_session(conn, session_id, within=within, to_change=True)
     if before is None or before.session.status is SessionStatus.ACTIVE:
         return (None if before is None else before.session), []
     stored = _log(conn, session_id, [SessionResumed()], epoch=before.epoch, within=within)
@@ -50,17 +57,21 @@ def mark_resumed(conn: Connection, session_id: str, *, within: str) -> tuple[Ses
     return (None if after is None else after.session), stored
 
 
-def mark_closed(
-    conn: Connection, session_id: str, status: SessionStatus, values: dict[str, Any], *, within: str
+def edit_session(
+    conn: Connection, session_id: str, edit: Callable[[Session], Mapping[str, Any]], *, within: str
 ) -> tuple[Session | None, list[StoredEvent]]:
-    """Close a session with an outcome, unless it has that status already."""
-    before = get_session(conn, session_id, within=within)
+    """Change what `edit` makes of the session as it is now. Its log says so when it is closed by that.
+
+    Nothing comes in between: what `edit` raises, say because a turn runs, is raised before anything changed.
+    """
+    before = get_session(conn, session_id, within=within, to_change=True)
     if before is None:
         return None, []
+    values = edit(before.session)
     stored: list[StoredEvent] = []
-    if before.session.status is not status:
+    status = values.get("status")
+    if status is not None:
         stored = _log(conn, session_id, [SessionClosed(status=status)], epoch=before.epoch, within=within)
-        values = {**values, "status": status.value}
     after = change_session(conn, session_id, values, within=within)
     return (None if after is None else after.session), stored
 
@@ -87,13 +98,8 @@ def _interrupt(conn: Connection, turn_id: str, session_id: str, tenant_id: str) 
     record = get_session(conn, session_id, within=tenant_id)
     if record is None:
         return
-    counters = advance(
-        conn,
-        session_id,
-        epoch=record.epoch,
-        events=len(news),
-        messages=len(rows),
-        values={"activity": "idle", "epoch": record.epoch + 1, "updated_at": now},
+    counters = advance_to_idle(
+        conn, session_id, epoch=record.epoch, events=len(news), messages=len(rows), now=now, new_epoch=True
     )
     if counters is None:
         return

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
 from amplifier_app_api.models.page import InvalidPage, Page, PageRequest, make_cursor
 from amplifier_app_api.models.turn import Message
-from amplifier_app_api.storage.tables import messages
+from amplifier_app_api.storage.tables import Json, messages
+
+SEALED = "$sealed"
+"""The one key of a kernel dict that holds a secret: its value is the whole dict, sealed for the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,14 @@ class NewMessage:
     interrupted: bool = False
 
 
+_INSERT = insert(messages)
+_BIND = (
+    update(messages)
+    .where(messages.c.message_id == bindparam("of_message"))
+    .values(kernel=bindparam("dict", type_=Json))
+)
+
+
 def insert_messages(
     conn: Connection, entries: Sequence[NewMessage], *, session_id: str, first_position: int, within: str
 ) -> None:
@@ -40,7 +51,7 @@ def insert_messages(
     if not entries:
         return
     conn.execute(
-        insert(messages),
+        _INSERT,
         [
             {
                 "message_id": entry.message_id,
@@ -66,7 +77,7 @@ def insert_messages(
 
 def bind_kernel_message(conn: Connection, message_id: str, kernel: dict[str, Any]) -> None:
     """Give the row of an accepted message the dict the loop added for it."""
-    conn.execute(update(messages).where(messages.c.message_id == message_id).values(kernel=kernel))
+    conn.execute(_BIND, {"of_message": message_id, "dict": kernel})
 
 
 def list_messages(conn: Connection, session_id: str, page: PageRequest, *, within: str) -> Page[Message]:
@@ -111,17 +122,22 @@ def kernel_transcript(conn: Connection, session_id: str, *, within: str) -> tupl
 def open_tool_calls(conn: Connection, turn_id: str) -> list[tuple[str, str]]:
     """Calls of a turn that have no result yet: id and name of the tool, in order."""
     rows = conn.execute(
-        select(messages.c.tool_calls, messages.c.tool_call_id)
+        select(messages.c.content, messages.c.tool_calls, messages.c.tool_call_id)
         .where(messages.c.turn_id == turn_id)
         .order_by(messages.c.position)
     ).all()
     answered = {row.tool_call_id for row in rows if row.tool_call_id is not None}
-    calls = [call for row in rows for call in row.tool_calls or ()]
-    return [
-        (str(call.get("id")), str(call.get("tool") or call.get("name") or "tool"))
-        for call in calls
-        if call.get("id") not in answered
-    ]
+    calls: dict[str, str] = {}
+    for row in rows:
+        for call in (*_calls_in(row.content), *(row.tool_calls or ())):
+            calls.setdefault(str(call.get("id")), str(call.get("tool") or call.get("name") or "tool"))
+    return [(call_id, tool) for call_id, tool in calls.items() if call_id not in answered]
+
+
+def _calls_in(content: Any) -> list[dict[str, Any]]:
+    """The calls that a loop wrote as blocks of the content, as some do."""
+    blocks = cast("list[Any]", content) if isinstance(content, list) else []
+    return [block for block in blocks if isinstance(block, dict) and block.get("type") in ("tool_call", "tool_use")]  # pyright: ignore[reportUnknownMemberType]
 
 
 def message_from_row(row: RowMapping) -> Message:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, Executable, RowMapping, bindparam, delete, insert, select, update
 
 from amplifier_app_api.models.fields import format_time
 from amplifier_app_api.models.page import Page, PageRequest, make_cursor
@@ -14,7 +14,7 @@ from amplifier_app_api.models.turn import TokenUsage
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.filters import tag_filter
 from amplifier_app_api.storage.paging import moment_after, newest_first
-from amplifier_app_api.storage.tables import sessions
+from amplifier_app_api.storage.tables import INTEGER, Json, Time, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,39 +33,82 @@ class SessionRecord:
     epoch: int
 
 
+# Statements of the hot path are made once: making one costs more than running it.
+_INSERT = insert(sessions)
+_GET = select(sessions).where(
+    sessions.c.tenant_id == bindparam("of_tenant"), sessions.c.session_id == bindparam("of_session")
+)
+_GET_TO_CHANGE = _GET.with_for_update()  # SQLite has one writer at a time and needs no lock
+_COUNTERS = (sessions.c.last_seq, sessions.c.last_position, sessions.c.epoch, sessions.c.usage)
+_ADVANCE = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("of_session"), sessions.c.epoch == bindparam("of_epoch"))
+    .values(
+        last_seq=sessions.c.last_seq + bindparam("more_events", type_=INTEGER),
+        last_position=sessions.c.last_position + bindparam("more_messages", type_=INTEGER),
+    )
+    .returning(*_COUNTERS)
+)
+_CLOSE_TURN = _ADVANCE.values(
+    activity=Activity.IDLE.value,
+    epoch=sessions.c.epoch + bindparam("more_epochs", type_=INTEGER),
+    updated_at=bindparam("at", type_=Time),
+)
+_ACCEPT = (
+    update(sessions)
+    .where(
+        sessions.c.session_id == bindparam("of_session"),
+        sessions.c.tenant_id == bindparam("of_tenant"),
+        sessions.c.status == SessionStatus.ACTIVE.value,
+    )
+    .values(
+        last_seq=sessions.c.last_seq + bindparam("more_events", type_=INTEGER),
+        last_position=sessions.c.last_position + 1,
+        message_count=sessions.c.message_count + 1,
+        activity=Activity.RUNNING.value,
+        updated_at=bindparam("at", type_=Time),
+    )
+    .returning(*_COUNTERS, sessions.c.config_id, sessions.c.revision)
+)
+_SET_USAGE = (
+    update(sessions).where(sessions.c.session_id == bindparam("of_session")).values(usage=bindparam("used", type_=Json))
+)
+
+
 def insert_session(conn: Connection, record: SessionRecord, *, session: Session) -> None:
     """Store a new session: `session`, with what only the runtime needs of `record`."""
     conn.execute(
-        insert(sessions).values(
-            session_id=session.session_id,
-            tenant_id=record.tenant_id,
-            config_id=session.config_id,
-            revision=session.revision,
-            status=session.status.value,
-            activity=session.activity.value,
-            title=session.title,
-            tags=session.tags,
-            degraded=[module.model_dump() for module in session.degraded],
-            error=None,
-            parent_id=session.parent_id,
-            variables=record.variables,
-            working_dir=record.working_dir,
-            allow_missing=int(record.allow_missing),
-            message_count=0,
-            last_position=0,
-            last_seq=0,
-            epoch=record.epoch,
-            usage=session.usage.model_dump(),
-            created_at=session.created_at,
-            updated_at=session.updated_at,
-        )
+        _INSERT,
+        {
+            "session_id": session.session_id,
+            "tenant_id": record.tenant_id,
+            "config_id": session.config_id,
+            "revision": session.revision,
+            "status": session.status.value,
+            "activity": session.activity.value,
+            "title": session.title,
+            "tags": session.tags,
+            "degraded": [module.model_dump() for module in session.degraded],
+            "error": None,
+            "parent_id": session.parent_id,
+            "variables": record.variables,
+            "working_dir": record.working_dir,
+            "allow_missing": int(record.allow_missing),
+            "message_count": 0,
+            "last_position": 0,
+            "last_seq": 0,
+            "epoch": record.epoch,
+            "usage": session.usage.model_dump(),
+            "created_at": session.created_at,
+            "updated_at": session.updated_at,
+        },
     )
 
 
-def get_session(conn: Connection, session_id: str, *, within: str) -> SessionRecord | None:
-    """The session, when the tenant has it."""
-    statement = select(sessions).where(sessions.c.tenant_id == within, sessions.c.session_id == session_id)
-    row = conn.execute(statement).mappings().first()
+def get_session(conn: Connection, session_id: str, *, within: str, to_change: bool = False) -> SessionRecord | None:
+    """The session, when the tenant has it. `to_change` holds its row until the commit."""
+    statement = _GET_TO_CHANGE if to_change else _GET
+    row = conn.execute(statement, {"of_tenant": within, "of_session": session_id}).mappings().first()
     return None if row is None else record_from_row(row)
 
 
@@ -124,63 +167,67 @@ class Advanced:
     usage: TokenUsage
 
 
-def advance(
-    conn: Connection,
-    session_id: str,
-    *,
-    epoch: int,
-    events: int,
-    messages: int = 0,
-    values: Mapping[str, Any] | None = None,
-) -> Advanced | None:
+def advance(conn: Connection, session_id: str, *, epoch: int, events: int, messages: int = 0) -> Advanced | None:
     """Take the next numbers of a session's log and transcript, and hold its row until the commit.
 
     None: the session is gone, or `epoch` is not its epoch any more, so the caller may not write.
     """
-    statement = (
-        update(sessions)
-        .where(sessions.c.session_id == session_id, sessions.c.epoch == epoch)
-        .values(
-            last_seq=sessions.c.last_seq + events,
-            last_position=sessions.c.last_position + messages,
-            **(values or {}),
-        )
-        .returning(sessions.c.last_seq, sessions.c.last_position, sessions.c.epoch, sessions.c.usage)
+    return _advanced(
+        conn,
+        _ADVANCE,
+        {"of_session": session_id, "of_epoch": epoch, "more_events": events, "more_messages": messages},
     )
-    row = conn.execute(statement).first()
-    if row is None:
-        return None
-    return Advanced(row.last_seq, row.last_position, row.epoch, TokenUsage.model_validate(row.usage))
 
 
-def accept_message(
-    conn: Connection, session_id: str, *, within: str, active: str, activity: str, events: int, now: datetime
+def advance_to_idle(
+    conn: Connection, session_id: str, *, epoch: int, events: int, messages: int, now: datetime, new_epoch: bool
 ) -> Advanced | None:
-    """Take the numbers of a message that comes in, and show the session as doing something.
+    """`advance` for the end of a turn: the session does nothing any more. `new_epoch` fences whoever still writes."""
+    return _advanced(
+        conn,
+        _CLOSE_TURN,
+        {
+            "of_session": session_id,
+            "of_epoch": epoch,
+            "more_events": events,
+            "more_messages": messages,
+            "more_epochs": int(new_epoch),
+            "at": now,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Numbers taken for a message that comes in, and what the session runs."""
+
+    counters: Advanced
+    config_id: str
+    revision: int
+
+
+def accept_message(conn: Connection, session_id: str, *, within: str, events: int, now: datetime) -> Admitted | None:
+    """Take the numbers of a message that comes in, and show the session as running.
 
     None: the tenant has no such session, or it does not take messages.
     """
-    statement = (
-        update(sessions)
-        .where(sessions.c.session_id == session_id, sessions.c.tenant_id == within, sessions.c.status == active)
-        .values(
-            last_seq=sessions.c.last_seq + events,
-            last_position=sessions.c.last_position + 1,
-            message_count=sessions.c.message_count + 1,
-            activity=activity,
-            updated_at=now,
-        )
-        .returning(sessions.c.last_seq, sessions.c.last_position, sessions.c.epoch, sessions.c.usage)
-    )
-    row = conn.execute(statement).first()
-    if row is None:
-        return None
+    values = {"of_session": session_id, "of_tenant": within, "more_events": events, "at": now}
+    row: Any = conn.execute(_ACCEPT, values).first()
+    return None if row is None else Admitted(_counters(row), row.config_id, row.revision)
+
+
+def _advanced(conn: Connection, statement: Executable, values: dict[str, Any]) -> Advanced | None:
+    row = conn.execute(statement, values).first()
+    return None if row is None else _counters(row)
+
+
+def _counters(row: Any) -> Advanced:
     return Advanced(row.last_seq, row.last_position, row.epoch, TokenUsage.model_validate(row.usage))
 
 
 def set_usage(conn: Connection, session_id: str, usage: TokenUsage) -> None:
     """Set what a session has used; the caller holds its row since `advance`."""
-    conn.execute(update(sessions).where(sessions.c.session_id == session_id).values(usage=usage.model_dump()))
+    conn.execute(_SET_USAGE, {"of_session": session_id, "used": usage.model_dump()})
 
 
 def record_from_row(row: RowMapping) -> SessionRecord:

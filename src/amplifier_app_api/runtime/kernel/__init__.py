@@ -10,6 +10,10 @@
   orchestrator's proxy and cancelled itself (`proxies.py`, `session.py`).
 - The cancellation token stays set after a turn: it is reset before each one (`session.py`).
 - A finished session is not collectable until its references through the engine are cut (`dispose.py`).
+- The engine refuses a text with half a surrogate pair, and the turn with it: the loop's answer is made whole
+  (`proxies.py`).
+- Validating a module reads its type marker only where Python finds the package by name, which it does not for a
+  folder that is the package itself: the package is imported first (`loader.py`).
 - `hooks.emit` costs hundreds of microseconds: stream events that nobody but the host listens to do not go
   through it (`proxies.py`).
 """

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from amplifier_core import ModuleLoader
+from amplifier_core.validation.base import import_module_from_path
 
 from amplifier_app_api.bundles.activation import Activation
 from amplifier_app_api.modules import load_mount
@@ -118,10 +119,16 @@ class ModuleTable:
         folder = activation.path
         if folder is None:
             raise LookupError(f"{activation.module} has no folder")
-        _put_on_path(folder)
-        # The kernel's check imports the package and mounts it once on a coordinator of its own.
-        package = await ModuleLoader()._validate_module(activation.module, folder, config=dict(config))  # pyright: ignore[reportPrivateUsage]
-        module = importlib.import_module(package.name)
+        kernel = ModuleLoader()
+        package = kernel._find_package_dir(activation.module, folder)  # pyright: ignore[reportPrivateUsage]
+        if package is None:
+            raise LookupError(f"{activation.module} has no package in its folder")
+        # Imported first, and from there or not at all: the kernel's check looks a type marker up by name only.
+        importlib.invalidate_caches()
+        module = import_module_from_path(package)
+        # The check mounts it once on a coordinator of its own.
+        await kernel._validate_module(activation.module, folder, config=dict(config))  # pyright: ignore[reportPrivateUsage]
+        _put_on_path(package.parent)
         return LoadedModule(module.mount, _ready_of(module), folder)
 
 
@@ -131,10 +138,10 @@ def _ready_of(module: ModuleType | None) -> Mount | None:
 
 
 def _put_on_path(folder: Path) -> None:
+    """For what a module imports later. Last, so that nothing in its folder stands in for a package of the server."""
     text = str(folder)
     if text not in sys.path:
-        sys.path.insert(0, text)
-        importlib.invalidate_caches()
+        sys.path.append(text)
 
 
 @dataclass

@@ -8,14 +8,16 @@ tools (every run is told).
 
 import asyncio
 import contextvars
+import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from amplifier_core import HookResult
 from amplifier_core import events as kernel_events
 
+from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.runtime.kernel.tap import Tap
 
 STREAM_EVENTS = frozenset({"llm:stream_block_start", "llm:stream_block_delta", "llm:stream_block_end"})
@@ -28,14 +30,25 @@ OBSERVED_EVENTS: frozenset[str] = STREAM_EVENTS | {
     "orchestrator:complete",
 }
 
+_MODEL_CALL = ("llm:request", "llm:response", "provider:retry", "provider:throttle", "provider:error")
+CORRELATED: Mapping[str, tuple[str, ...]] = dict.fromkeys(_MODEL_CALL, _MODEL_CALL)
+
 _CONTINUE = HookResult(action="continue")
 _call_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("tool_call_id", default=None)
+_asking: contextvars.ContextVar[bool] = contextvars.ContextVar("asking_model", default=False)
 
 CurrentTap = Callable[[], Tap | None]
 
+DEPTH = 64
+"""How deep a nest is kept as one when it cannot be kept whole."""
+
 
 class Proxy:
-    """Hands every attribute on to the object it stands for."""
+    """Hands every attribute on to the object it stands for, and says that it is one.
+
+    Where the host steps in, a module may do so too: what it puts in place of such a method stays on the proxy, so
+    that the method it calls in turn is the host's, once.
+    """
 
     def __init__(self, inner: Any) -> None:
         object.__setattr__(self, "_inner", inner)
@@ -44,7 +57,20 @@ class Proxy:
         return getattr(object.__getattribute__(self, "_inner"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._inner, name, value)
+        if hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._inner, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if hasattr(type(self), name):
+            object.__delattr__(self, name)
+        else:
+            delattr(self._inner, name)
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets it
+        return self._inner.__class__
 
 
 class HooksProxy(Proxy):
@@ -53,26 +79,22 @@ class HooksProxy(Proxy):
     def __init__(self, inner: Any, tap: CurrentTap) -> None:
         super().__init__(inner)
         object.__setattr__(self, "_tap", tap)
-        object.__setattr__(self, "_direct", {})
 
     async def emit(self, event: str, data: dict[str, Any]) -> Any:
-        """Dispatch an event, or only tell the host when nobody else listens to its stream."""
+        """Dispatch an event; when nobody listens, answer as the kernel would without going through it.
+
+        Asking who listens costs 0.2 microseconds, a dispatch that nobody hears fifty to two hundred and fifty.
+        """
         if event == TOOL_PRE:
             _call_id.set(data.get("tool_call_id") or _call_id.get())
         elif event in OBSERVED_EVENTS:
             tap: Tap | None = self._tap()
             if tap is not None:
                 tap.on_event(event, data)
-            if event in STREAM_EVENTS and self._is_direct(event):
-                return _CONTINUE
-        return await self._inner.emit(event, data)
-
-    def _is_direct(self, event: str) -> bool:
-        # Asking the registry costs as much as thirty deltas, so it is asked once a block.
-        if event == "llm:stream_block_start":
-            listened: dict[str, list[str]] = self._inner.list_handlers()
-            self._direct.update({name: not listened.get(name) for name in STREAM_EVENTS})
-        return bool(self._direct.get(event, False))
+        # The kernel gives the events of one model call a common id when it dispatches the first of them.
+        if any(self._inner.list_handlers(name).get(name) for name in CORRELATED.get(event, (event,))):
+            return await self._inner.emit(event, data)
+        return _CONTINUE if event in STREAM_EVENTS else HookResult(action="continue", data=data)
 
 
 class CancellationProxy(Proxy):
@@ -100,7 +122,7 @@ class CoordinatorProxy(Proxy):
         )
 
     def _wrapped(self, mount_point: str, module: Any) -> Any:
-        if isinstance(module, Proxy):
+        if is_proxy(module):
             return module
         match mount_point:
             case "orchestrator":
@@ -131,9 +153,11 @@ class OrchestratorProxy(Proxy):
         if "coordinator" in kwargs:
             kwargs["coordinator"] = self._coordinator
         try:
-            return await self._inner.execute(*args, **kwargs)
+            answer = await self._inner.execute(*args, **kwargs)
         finally:
             object.__setattr__(self, "task", None)
+        # The engine takes no halves of characters; a model may give some all the same.
+        return made_storable(answer) if isinstance(answer, str) else answer
 
 
 class ContextProxy(Proxy):
@@ -159,16 +183,22 @@ class ProviderProxy(Proxy):
         object.__setattr__(self, "_tap", tap)
 
     async def complete(self, request: Any, **kwargs: Any) -> Any:
-        """Ask the model."""
+        """Ask the model. A provider that asks another one, as a fallback does, makes one call of it."""
         tap: Tap | None = self._tap()
-        if tap is None:
+        if tap is None or _asking.get():
             return await self._inner.complete(request, **kwargs)
         await tap.before_model_call()
+        asking = _asking.set(True)
         try:
             response = await self._inner.complete(request, **kwargs)
+        except asyncio.CancelledError:
+            tap.model_left()
+            raise
         except Exception as error:
             tap.model_failed(error)
             raise
+        finally:
+            _asking.reset(asking)
         tap.model_answered(response)
         return response
 
@@ -192,6 +222,9 @@ class ToolProxy(Proxy):
         await tap.tool_started(call_id, tool, json_copy(arguments))
         try:
             result = await self._inner.execute(*args, **kwargs)
+        except asyncio.CancelledError:
+            tap.tool_left(call_id, "It was given up before it had a result.")
+            raise
         except Exception as error:
             await tap.tool_ended(call_id, tool, ok=False, output=f"{type(error).__name__}: {error}")
             raise
@@ -199,9 +232,34 @@ class ToolProxy(Proxy):
         return result
 
 
+def is_proxy(value: object) -> bool:
+    """Whether the host stands in front of `value` already."""
+    return isinstance(value, Proxy)
+
+
 def json_copy(value: Any) -> Any:
-    """A copy of nothing but JSON: what is not becomes its text."""
-    return orjson.loads(orjson.dumps(_plain(value), default=str, option=orjson.OPT_NON_STR_KEYS))
+    """A copy of nothing but JSON that every database can hold: what is not becomes its text."""
+    plain = _plain(value)
+    try:
+        return orjson.loads(orjson.dumps(plain, default=str, option=orjson.OPT_NON_STR_KEYS))
+    except (TypeError, ValueError, RecursionError):  # half a character, a number of more than 64 bits, a deep nest
+        return _repaired(plain, DEPTH)
+
+
+def _repaired(value: Any, depth: int) -> Any:
+    match value:
+        case None | bool() | float():
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+        case int():
+            return value if -(2**63) <= value < 2**63 else str(value)
+        case str():
+            return made_storable(value)
+        case dict() if depth:
+            return {made_storable(str(key)): _repaired(_plain(item), depth - 1) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case list() | tuple() if depth:
+            return [_repaired(_plain(item), depth - 1) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return made_storable(str(value))
 
 
 def _plain(value: Any) -> Any:
@@ -212,7 +270,10 @@ def _plain(value: Any) -> Any:
 def _output_of(result: Any) -> str:
     serialized = getattr(result, "get_serialized_output", None)
     if callable(serialized):
-        text = serialized()
+        try:
+            text = serialized()
+        except (TypeError, ValueError):  # the tool ran all the same
+            return str(getattr(result, "output", result))
         error = getattr(result, "error", None)
         if not text and isinstance(error, dict):
             return str(error.get("message", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]

@@ -11,7 +11,7 @@ from amplifier_core import AmplifierSession
 from amplifier_app_api.bundles.activation import Activation
 from amplifier_app_api.runtime.kernel.dispose import dispose
 from amplifier_app_api.runtime.kernel.loader import LoadFailure, ModuleTable, SessionLoader
-from amplifier_app_api.runtime.kernel.proxies import CoordinatorProxy, OrchestratorProxy
+from amplifier_app_api.runtime.kernel.proxies import CoordinatorProxy, OrchestratorProxy, is_proxy
 from amplifier_app_api.runtime.kernel.tap import NoticeSink, Tap
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,11 @@ class KernelSession:
         opened.missing = tuple(optional)
         orchestrator = session.coordinator.get("orchestrator")
         opened._orchestrator = orchestrator if isinstance(orchestrator, OrchestratorProxy) else None
-        await _fill_context(session.coordinator.get("context"), opening)
+        try:
+            await _fill_context(session.coordinator.get("context"), opening)
+        except Exception as error:
+            module = next((name for name, kind in loader.kinds.items() if kind == "context"), "context")
+            raise MountFailed([LoadFailure(module, "context", str(error) or type(error).__name__)]) from error
         return opened
 
     async def execute(self, prompt: str) -> str:
@@ -158,7 +162,7 @@ async def _clean_up(session: Any) -> None:
 
 
 async def _fill_context(context: Any, opening: Opening) -> None:
-    inner = getattr(context, "_inner", context)
+    inner = context._inner if is_proxy(context) else context
     messages = list(opening.messages)
     now = await opening.system_prompt()
 

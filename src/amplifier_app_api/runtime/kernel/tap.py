@@ -23,6 +23,10 @@ class Tap(Protocol):
         """A provider raised."""
         ...
 
+    def model_left(self) -> None:
+        """The task that asked a provider was cancelled."""
+        ...
+
     async def message_added(self, message: dict[str, Any]) -> None:
         """The loop adds a message to the context."""
         ...
@@ -33,6 +37,10 @@ class Tap(Protocol):
 
     async def tool_ended(self, call_id: str, tool: str, *, ok: bool, output: str) -> None:
         """A tool has run."""
+        ...
+
+    def tool_left(self, call_id: str, said: str) -> None:
+        """The task that ran a tool was cancelled."""
         ...
 
 
