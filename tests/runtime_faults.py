@@ -15,6 +15,7 @@ class Faults:
 
     def __init__(self, db: Database, patch: Any) -> None:
         self.refused: set[str] = set()
+        self.answers_lost: list[str] = []
         self.refusals = asyncio.Event()
         self.held: str | None = None
         self.reached = asyncio.Event()
@@ -29,7 +30,11 @@ class Faults:
         if fn.__name__ == self.held:
             self.reached.set()
             await self.go_on.wait()
-        return await self._write(fn, *args, **kwargs)
+        result = await self._write(fn, *args, **kwargs)
+        if fn.__name__ in self.answers_lost:
+            self.answers_lost.remove(fn.__name__)
+            raise DatabaseUnavailable("The database cannot be used now.")
+        return result
 
 
 def written_module(folder: Path, kind: str, code: str, *, layout: str = "package", **config: Any) -> dict[str, Any]:

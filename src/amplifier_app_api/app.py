@@ -8,7 +8,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from amplifier_app_api import __version__
-from amplifier_app_api.api import config, config_helpers, events, health, revisions, session, turns
+from amplifier_app_api.api import bundles, config, config_helpers, events, health, plans, revisions, session, turns
 from amplifier_app_api.api.errors import install_error_handlers
 from amplifier_app_api.api.middleware import JsonBodies, LocalOnly, RequestLog
 from amplifier_app_api.api.openapi import install_openapi, operation_id
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     _wrap(app, chosen)
     install_error_handlers(app)
     install_openapi(app)
-    for part in (health, config, config_helpers, revisions, session, turns, events):
+    for part in (health, plans, config, config_helpers, revisions, bundles, session, turns, events):
         app.include_router(part.router)
     return app
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from amplifier_app_api.bundles import DocumentLimits, default_config_text
+from amplifier_app_api.bundles.sources import SourcePolicy
 from amplifier_app_api.cluster.server_lock import server_lock
+from amplifier_app_api.core.bundle_registry import BundleRegistry
 from amplifier_app_api.core.config_manager import ConfigManager
+from amplifier_app_api.core.planner import ConfigPlanner
 from amplifier_app_api.core.session_manager import SessionManager, open_runtime
 from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.models.page import PageRequest
 from amplifier_app_api.models.principal import LOCAL
 from amplifier_app_api.runtime.options import RuntimeOptions
 from amplifier_app_api.runtime.pool import SessionRuntime
-from amplifier_app_api.settings import Settings
+from amplifier_app_api.settings import InvalidSettings, Settings
 from amplifier_app_api.storage.configs import list_configs
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.lifecycle import sweep_lost_turns
@@ -37,6 +40,8 @@ class Services:
     db: Database
     runtime: SessionRuntime
     configs: ConfigManager
+    plans: ConfigPlanner
+    bundles: BundleRegistry
     sessions: SessionManager
     ready: bool = False
     _started: float = field(default_factory=time.monotonic)
@@ -60,6 +65,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     Refused with `AlreadyServed` while another server has the data folder or the database. What an earlier server
     left running is ended before this returns.
     """
+    try:
+        SourcePolicy.of(settings.source_allow)
+    except ValueError as problem:
+        raise InvalidSettings(f"AMPLIFIER_SOURCE_ALLOW: {problem}") from None
     async with AsyncExitStack() as stack:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         db = Database(settings.database_url or settings.data_dir / "app.db")
@@ -67,16 +76,20 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         runtime = open_runtime(db, RuntimeOptions.of(settings), hub=EventHub(settings.stream_buffer_bytes))
         limits = DocumentLimits(max_bytes=settings.max_document_bytes)
 
-        async def before_cascade(session_ids: list[str]) -> None:
-            await runtime.release(session_ids, within=LOCAL.tenant_id)
-            for session_id in session_ids:
-                runtime.hub.end_session(session_id)
+        async def stop_sessions(session_ids: list[str], tenant: str) -> None:
+            await runtime.release(session_ids, within=tenant)
 
+        async def forget_sessions(session_ids: list[str], tenant: str) -> None:
+            await runtime.forget_deleted(session_ids, within=tenant)
+
+        configs = ConfigManager(db, limits=limits, on_cascade=stop_sessions, on_gone=forget_sessions)
         services = Services(
             settings=settings,
             db=db,
             runtime=runtime,
-            configs=ConfigManager(db, limits=limits, on_cascade=before_cascade),
+            configs=configs,
+            plans=ConfigPlanner(configs, runtime.opener, runtime.options),
+            bundles=BundleRegistry(db, sources=runtime.opener.sources, on_refresh=runtime.opener.forget),
             sessions=SessionManager(db, runtime=runtime),
         )
 

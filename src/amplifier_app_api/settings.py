@@ -92,6 +92,15 @@ def _allowed_variable(entry: str) -> str:
     return entry
 
 
+def _source_pattern(entry: str) -> str:
+    # Only the shape: what makes sense beyond it is known where sources are fetched.
+    scheme, slashes, place = entry.rpartition("://")
+    known = not slashes or re.fullmatch(r"(git\+|zip\+)(https?|file)|https?", scheme)
+    if not known or not re.fullmatch(r"[^\s?#\\]+", place) or "@" in place.partition("/")[0]:
+        raise ValueError("must list patterns such as git+https://github.com/my-org/* or example.com/bundles/*")
+    return entry
+
+
 def _origin(entry: str) -> str:
     if entry == "*":
         return entry
@@ -129,6 +138,13 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_address)] | None = Field(default=None, repr=False)
 
     source_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_folders)] = ()
+    source_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_source_pattern)], ...], NoDecode, BeforeValidator(_comma_list)
+    ] = ()
+    private_addresses: Switch = False
+    source_cache_bytes: Size = 2 * 2**30
+    source_refresh: Grace = timedelta(seconds=60)
+    install_dependencies: Switch = False
     env_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_allowed_variable)], ...], NoDecode, BeforeValidator(_comma_list)
     ] = PROVIDER_KEYS

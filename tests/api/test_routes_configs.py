@@ -6,6 +6,8 @@ import uuid
 import httpx2
 import pytest
 
+from amplifier_app_api.services import Services
+
 TEXT = "# kept\nbundle:\n  name: dev   # this too\n"
 
 
@@ -171,12 +173,15 @@ async def test_every_text_is_a_revision_and_there_is_a_way_back(client: httpx2.A
 
 
 async def test_a_config_in_use_is_kept_until_told_otherwise(
-    client: httpx2.AsyncClient, config_id: str, session_id: str
+    client: httpx2.AsyncClient, services: Services, config_id: str, session_id: str
 ) -> None:
     refused = await client.delete(f"/configs/{config_id}")
     assert (refused.status_code, refused.json()["code"], refused.json()["sessions"]) == (409, "config_in_use", 1)
 
+    folder = services.settings.data_dir / "workspaces" / "default" / session_id
+    assert folder.is_dir()
     deleted = await client.delete(f"/configs/{config_id}", params={"cascade": "true"})
+    assert not folder.exists()
     assert deleted.status_code == 200
     assert (await client.get(f"/sessions/{session_id}")).status_code == 404
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from contract import vector_runner as vectors
+from contract.kernel_vector_runner import KINDS as KERNEL_KINDS
 
 NOT_YET = vectors.not_yet_supported()
 
 
 def _parameters() -> Iterator[object]:
     for name in vectors.case_names():
+        if vectors.read_case(name).spec["kind"] in KERNEL_KINDS:
+            continue  # test_kernel_vectors.py runs them
         why = NOT_YET.get(name)
         skipped = pytest.mark.skip(reason=f"{name} is not yet supported: {why}")
         yield pytest.param(name, marks=skipped if why else ())

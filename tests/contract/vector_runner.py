@@ -5,29 +5,33 @@ Where we decided otherwise, `deviations.toml` holds our own answer, which is com
 the product does yet is listed in `not_yet_supported.toml`. How a case is laid out: `vectors/README.md`.
 """
 
+import asyncio
 import datetime
 import json
 import os
 import shutil
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amplifier_app_api.bundles.activation import activate
-from amplifier_app_api.bundles.bundle import Bundle, replace_bundle
+from amplifier_app_api.bundles.bundle import Bundle, replace_bundle, with_sources
 from amplifier_app_api.bundles.compose import compose, deep_merge, merge_modules
-from amplifier_app_api.bundles.document import parse_yaml, split_front_matter
-from amplifier_app_api.bundles.folders import AllowedFolders
+from amplifier_app_api.bundles.document import parse_document, parse_yaml, split_front_matter
+from amplifier_app_api.bundles.fetched import Fetch, Fetched, FetchOnce, Unresolved
 from amplifier_app_api.bundles.includes import Loaded, load_source
 from amplifier_app_api.bundles.locating import Sources
 from amplifier_app_api.bundles.mount_plan import mount_plan
-from amplifier_app_api.bundles.prompt import SystemPrompt
+from amplifier_app_api.bundles.prepare import activate_further, prepare
 from amplifier_app_api.bundles.shapes import problems_of_shape
 from amplifier_app_api.bundles.uris import SourceUri
 from amplifier_app_api.bundles.variables import VariableScope, expand
 from amplifier_app_api.errors import AppError
+from contract import vector_delegation as delegation
+from contract import vector_prompts as prompts
+from contract import vector_sources as remote
 
 HERE = Path(__file__).parent
 VECTORS = Path(os.environ.get("AMPLIFIER_VECTORS") or HERE / "vectors")
@@ -94,6 +98,9 @@ def run_case(case: Case, home: Path) -> Answer:
     root.mkdir(exist_ok=True)
     for shared in case.options.get("shared", []):
         shutil.copytree(VECTORS / "_shared" / shared, root / shared, dirs_exist_ok=True)
+    for name in case.options.get("mkdirs", []):
+        (root / name).mkdir(parents=True)
+    remote.make_archives(case.options.get("make_zip", {}), root)
     for file in root.rglob("*"):
         if file.is_file() and b"<root>" in (content := file.read_bytes()):
             file.write_bytes(content.replace(b"<root>", str(root).encode()))
@@ -111,7 +118,7 @@ def matches(answer: Any, expected: Any) -> bool:
             return answer["codes"] == expected["codes"]
         return set(answer["codes"]) <= _family(expected["error"])
     if isinstance(expected, dict):
-        informative = {"info", "warnings", "second_prompt", "events", "sys_path_added", "progress"}
+        informative = {"info", "warnings", "sys_path_added", "progress"}
         informative |= {"bundle_package_paths", "mode_warning_count"}
         keys = expected.keys() - informative
         return isinstance(answer, dict) and keys == answer.keys() and all(matches(answer[k], expected[k]) for k in keys)
@@ -127,7 +134,7 @@ def matches(answer: Any, expected: Any) -> bool:
 def _family(error: dict[str, Any]) -> set[str]:
     """The codes we may answer where the real library raised this."""
     families = {
-        "BundleNotFoundError": {"bundle_not_found", "source_not_allowed", "relative_reference"},
+        "BundleNotFoundError": {"bundle_not_found", "source_not_allowed", "relative_reference", "module_fetch_failed"},
         "BundleLoadError": {"bundle_not_found", "invalid_document"},
         "BundleValidationError": {"invalid_document"},
         "BundleDependencyError": {"bundle_not_found", "invalid_document", "invalid_yaml", "source_not_allowed"},
@@ -171,6 +178,8 @@ def _attempt(produce: Callable[[], Any]) -> Answer:
         return {"ok": True, "result": produce()}
     except AppError as error:
         return _refusal(error)
+    except Unresolved as problem:
+        return {"ok": False, "codes": [problem.code]}
 
 
 def _each_item(produce: Callable[[dict[str, Any], Path], Any]) -> Callable[[dict[str, Any], Path], Answer]:
@@ -186,7 +195,25 @@ def _each_item(produce: Callable[[dict[str, Any], Path], Any]) -> Callable[[dict
 def _sources(spec: dict[str, Any], root: Path) -> Sources:
     options = spec.get("options", {})
     names = {**options.get("register", {}), **options.get("include_overrides", {})}
-    return Sources(names=names, roots=(root,))
+    served = options.get("local_git", {})
+    fetch = FetchOnce(_served(served)) if served else None
+    overrides = options.get("source_overrides", {})
+    # The library says nothing about modules without a source; here they are installed.
+    return Sources(names=names, roots=(root,), fetch=fetch, overrides=overrides, installed_modules=frozenset(overrides))
+
+
+def _served(folders: dict[str, str]) -> Fetch:
+    """A fetcher that has each repository, by its name, in a folder."""
+
+    def fetch(text: str, pin: str | None) -> Fetched:
+        uri = SourceUri.parse(text)
+        folder = Path(folders[uri.path.rpartition("/")[2]])
+        if not (path := folder / uri.subpath).exists():
+            raise Unresolved("bundle_not_found", f"{text} does not exist")
+        commit = "0" * 40
+        return Fetched(uri=text, resolved=f"{text}@{commit}", path=path, source_root=folder, commit=commit)
+
+    return fetch
 
 
 def _shown(bundle: Bundle) -> Answer:
@@ -213,7 +240,8 @@ def _load(spec: dict[str, Any], root: Path) -> Answer:
         file = Path(spec["entry"])
         own = Bundle.from_data(parse_yaml(file.read_text("utf-8")), folder=file.parent)
         return {"ok": True, "result": _shown(own.resolve_context())}
-    return _loaded(load_source(spec["entry"], _sources(spec, root), folder=root))
+    agents = spec.get("options", {}).get("agent_metadata", False)
+    return _loaded(load_source(spec["entry"], _sources(spec, root), folder=root, agents=agents))
 
 
 def _load_sequence(spec: dict[str, Any], root: Path) -> Answer:
@@ -222,6 +250,25 @@ def _load_sequence(spec: dict[str, Any], root: Path) -> Answer:
         "ok": True,
         "result": [_loaded(load_source(step["entry"], sources, folder=root)) for step in spec["entries"]],
     }
+
+
+def _source(spec: dict[str, Any], root: Path) -> Answer:
+    base = root / spec["base_path"]
+    return _each_item(lambda item, root: remote.resolved(item, base, root))(spec, root)
+
+
+def _over_http(spec: dict[str, Any], root: Path) -> Answer:
+    return remote.over_http(spec, root, lambda text, sources: _loaded(load_source(text, sources)))
+
+
+def _state(spec: dict[str, Any], root: Path) -> Answer:
+    """What loading leaves behind: names that a later load knows, and files."""
+    sources = _sources(spec, root)
+    loaded = [load_source(entry, sources, folder=root) for entry in spec["entries"]]
+    names = {name for result in loaded for name in (result.bundle.name, *result.bundle.namespaces)}
+    known = [name for name in sorted(names) if not load_source(name, sources, folder=root).problems]
+    state = root.parent / ".amplifier" / "registry.json"
+    return {"ok": True, "result": {"registered": known, "file": state.read_text("utf-8") if state.exists() else None}}
 
 
 def _built(item: dict[str, Any]) -> Bundle:
@@ -272,22 +319,42 @@ def _expanded(item: dict[str, Any], root: Path) -> Any:
 
 def _system_prompt(spec: dict[str, Any], root: Path) -> Answer:
     def prompt_of(bundle: Bundle) -> Answer:
-        prompt = SystemPrompt(bundle.instruction, bundle.context, AllowedFolders.of(root))
-        return {"prompt": prompt.build_now() or ""}
+        return prompts.prompts(bundle, spec, root)
 
     return _loaded(load_source(spec["entry"], _sources(spec, root), folder=root), prompt_of)
 
 
 def _prepared(spec: dict[str, Any], root: Path) -> Answer:
     sources = _sources(spec, root)
-    loaded = load_source(spec["entry"], sources, folder=root)
+    # The vectors prepare what was loaded without reading agents; `prepare` of the product reads them always.
+    loaded = load_source(spec["entry"], sources, folder=root, agents=False)
     if loaded.problems:
         return _loaded(loaded)
-    active, problems = activate(loaded.bundle, sources)
+    active, problems = activate(with_sources(loaded.bundle, sources.overrides), sources)
     if problems:
         return {"ok": True, "result": {"ok": False, "codes": [problem.item.code for problem in problems]}}
     paths = {name: found.path for name, found in active.items() if found.path}
-    return {"ok": True, "result": {"ok": True, "resolver_paths": paths, "mount_plan": mount_plan(loaded.bundle)}}
+    result = {"ok": True, "resolver_paths": paths, "mount_plan": mount_plan(loaded.bundle)}
+    if "lazy" in spec.get("options", {}):
+        result["lazy"] = asyncio.run(_activated_later(spec, sources))
+    return {"ok": True, "result": result}
+
+
+async def _activated_later(spec: dict[str, Any], sources: Sources) -> list[Answer]:
+    document = parse_document(f"bundle: {{name: entry}}\nincludes: ['{spec['entry']}']\n")
+    prepared = await prepare(document, sources=sources)
+    active = dict(prepared.activations)
+    answers: list[Answer] = []
+    for wanted in spec["options"]["lazy"]:
+        module = wanted["module"]
+        try:
+            now = replace(prepared, activations=active)
+            active[module] = await activate_further(now, module, wanted.get("source"), sources)
+        except Unresolved:
+            answers.append({"module": module, "error": "ModuleNotFoundError"})
+        else:
+            answers.append({"module": module, "path": active[module].path})
+    return answers
 
 
 def _validated(spec: dict[str, Any], root: Path) -> Answer:
@@ -304,6 +371,10 @@ def _validated(spec: dict[str, Any], root: Path) -> Answer:
 KINDS: dict[str, Callable[[dict[str, Any], Path], Answer]] = {
     "load": _load,
     "load-sequence": _load_sequence,
+    "registry-state": _state,
+    "source-resolve": _source,
+    "cache-path": _each_item(remote.clone_url),
+    "http-source": _over_http,
     "from-dict": _each_item(_from_data),
     "compose": _each_item(_composed),
     "deep-merge": _each_item(_deep_merged),
@@ -311,7 +382,19 @@ KINDS: dict[str, Callable[[dict[str, Any], Path], Answer]] = {
     "frontmatter": _each_item(_front_matter),
     "uri-parse": _each_item(_uri),
     "app-env-expand": _each_item(_expanded),
+    "agent-file": _each_item(prompts.agent_file),
+    "context-path": _each_item(prompts.paths_of_names),
+    "mention-parse": _each_item(prompts.mentions),
+    "mention-resolve": prompts.resolved_mentions,
+    "mention-load": prompts.loaded_mentions,
     "system-prompt": _system_prompt,
+    "app-spawn-merge": _each_item(delegation.merged),
+    "app-spawn-aliasing": _each_item(delegation.aliased),
+    "app-inheritance-filter": _each_item(delegation.with_inheritance),
+    "provider-preferences": _each_item(delegation.with_preferences),
+    "sub-session-id": _each_item(delegation.session_id),
+    "sum-cost": _each_item(delegation.cost),
+    "inject-events": _each_item(delegation.with_events),
     "prepare": _prepared,
     "validate": _validated,
 }

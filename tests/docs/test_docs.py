@@ -4,6 +4,7 @@ Each reference page is a table whose first column holds names in backquotes; the
 with what the code declares, in both directions.
 """
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -24,8 +25,7 @@ VECTORS = Path("tests/contract/vectors")
 # Written so that no line here is found by itself.
 FORBIDDEN = {
     "a folder of one machine": re.compile(r"(?<![\w.\-])/(?:[w]ork|[r]oot|[h]ome/\w+)/"),
-    # A test of the file tools makes a folder of that name, with text files.
-    "a folder beside the repository": re.compile(r"\.\./[s]hared(?!/\w+\.txt)"),
+    "a folder beside the repository": re.compile(r"\.\./[s]hared"),
     "a package registry": re.compile(r"pypi\.[o]rg|[p]ythonhosted|registry\.npmjs\.[o]rg"),
     "a number of the tracker": re.compile(r"\b[i]ssue #", re.IGNORECASE),
 }
@@ -93,6 +93,22 @@ def not_in_the_source(literals: set[str]) -> list[str]:
     return sorted(literal for literal in literals if f'"{literal}"' not in source)
 
 
+def every_entry_code() -> set[str]:
+    """What stands as the `code` of an entry of `errors`: given by name, or first to the error that becomes one."""
+    codes: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            values = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+            if isinstance(call.func, ast.Name) and call.func.id == "Unresolved":
+                values += call.args[:1]
+            codes |= {
+                value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+            }
+    return codes
+
+
 def every_event_type() -> set[str]:
     """The literal of the `type` field of every durable event, and the two types of deltas."""
     event = importlib.import_module("amplifier_app_api.models.event")
@@ -113,6 +129,13 @@ def test_every_error_is_documented_with_its_status() -> None:
     documented = {(code, status) for code, status, *_ in rows("errors.md")}
 
     assert {(error.code, str(error.status)) for error in every_error()} - documented == set()
+
+
+def test_every_code_of_an_entry_is_documented() -> None:
+    codes = every_entry_code()
+
+    assert "source_not_allowed" in codes
+    assert codes - names("errors.md") == set()
 
 
 def test_every_documented_error_exists() -> None:
@@ -150,6 +173,14 @@ def test_every_anchor_leads_to_a_heading(page: Path) -> None:
     wanted = [(page.parent / file if file else page, anchor) for file, anchor in anchors]
 
     assert [f"{file.name}#{anchor}" for file, anchor in wanted if anchor not in headings(file)] == []
+
+
+def test_every_decision_is_in_the_list_of_decisions() -> None:
+    listed = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    records = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+    assert [record.name for record in records if f"({record.name})" not in listed] == []
+    assert [record.name for record in records if f"# {int(record.name[:4])}. " not in record.read_text("utf-8")] == []
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)

@@ -1,5 +1,6 @@
 """The how-to pages, followed: what they tell a reader to write and to run works as it stands there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from amplifier_app_api.models.plan import Plan
 from live_server import LiveServer
 from terminal import Terminal, at, blocks_to_run, code_of, free_port, not_in_order
 
@@ -80,3 +82,42 @@ def test_the_python_client_of_the_page_is_told_of_a_refusal(tmp_path: Path) -> N
 
     assert (done.returncode, done.stdout) == (1, "")
     assert "HTTP Error 404" in done.stderr
+
+
+def test_the_plan_of_the_page_has_every_field_of_a_plan_and_no_other() -> None:
+    shown = json.loads(code_of(page("plan-and-validate"), "json"))
+    read = Plan.model_validate(shown)
+
+    assert [item for item in ("modules", "sources", "includes", "variables", "problems") if not shown[item]] == []
+    assert json.loads(read.model_dump_json(by_alias=True)) == shown
+
+
+def test_a_session_of_a_bundle_from_git_stays_on_its_commit_when_the_branch_moves_as_the_page_says(
+    tmp_path: Path,
+) -> None:
+    repository = tmp_path / "repository"
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", repository], check=True)
+    commit(repository, "before")
+    allowed = {"AMPLIFIER_SOURCE_ALLOW": f"git+file://{repository}", "AMPLIFIER_SOURCE_REFRESH": "0"}
+
+    with LiveServer(tmp_path / "data", **allowed) as server:
+        config = server.config(f"bundle: {{name: mine}}\nincludes: ['git+file://{repository}@main']\n")
+        old = server.session(config)
+        first = server.get(f"/configs/{config}/plan")["sources"]
+        commit(repository, "after")
+        new = server.session(config)
+        second = server.get(f"/configs/{config}/plan")["sources"]
+        server.kill()
+        server.start()
+
+        assert [server.say(session, "Hello")["response"] for session in (old, new)] == ["before", "after"]
+        assert first[0]["commit"] != second[0]["commit"]
+
+
+def commit(repository: Path, reply: str) -> None:
+    """A bundle that answers with `reply`, as the newest commit."""
+    providers = f"providers: [{{module: provider-scripted, config: {{replies: [{reply}]}}}}]\n"
+    (repository / "bundle.yaml").write_text(f"bundle: {{name: theirs}}\nincludes: [foundation]\n{providers}")
+    git = ["git", "-C", repository, "-c", "user.name=docs", "-c", "user.email=docs@localhost"]
+    subprocess.run([*git, "add", "--all"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", reply], check=True)

@@ -58,6 +58,14 @@ QUICKSTART: dict[str, tuple[int, list[str]]] = {
     "restart": (0, ['"response":"I am still here."', '"message_count":3', "I am ready.", "Do you remember me?"]),
 }
 
+PLANNED = [
+    "Includes\n└── foundation\n",
+    "provider-anthropic  provider      builtin  mended.yaml:8",
+    "ANTHROPIC_API_KEY  /providers/0/config/api_key  session",
+    "/providers/0/config/api_key  ${ANTHROPIC_API_KEY}  mended.yaml:10",
+    "mended.yaml: can run\n",
+]
+
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the quickstart needs curl")
 
 
@@ -115,6 +123,18 @@ def test_the_example_with_a_model_answers_with_the_key_of_the_environment(
     assert (status, not_in_order(printed, expected)) == (0, []), printed
     assert asked == "claude-sonnet-5-5"
     assert KEY not in printed
+
+
+def test_the_terminal_says_what_is_wrong_with_a_bundle_and_what_the_mended_one_runs(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    (tmp_path / "here" / ".venv").mkdir()
+    (tmp_path / "here" / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    steps = blocks_to_run(README, "check")
+
+    assert terminal.run(steps["validate"]) == (1, f"{code_of(README, 'text')}\n")
+    status, printed = terminal.run(steps["plan"])
+    assert (status, not_in_order(printed, PLANNED)) == (0, []), printed
 
 
 def test_the_script_of_the_readme_answers_without_a_server(tmp_path: Path) -> None:

@@ -355,3 +355,33 @@ async def test_the_database_being_away_refuses_a_message_and_stores_nothing(open
     faults.refused = set()
     assert await chat.transcript() == []
     assert await chat.say("hi") == "hi"
+
+
+async def test_a_message_whose_acceptance_held_though_its_answer_was_lost_is_answered(
+    open_chat: Any, faults: Any
+) -> None:
+    chat = await open_chat(bundle_text(replies=["here"]))
+    faults.answers_lost.append("_accept")
+
+    assert await chat.say("hello?") == "here"
+
+    types = [event["type"] for event in await chat.events()]
+    assert types.count("turn.started") == 1 and types[-1] == "turn.completed"
+    assert await chat.transcript() == [("user", "hello?"), ("assistant", "here")]
+
+
+async def test_what_was_written_though_the_answer_was_lost_is_neither_lost_nor_written_twice(
+    open_chat: Any, faults: Any
+) -> None:
+    chat = await open_chat(bundle_text(replies=["[[tool: list_directory {}]] [[then: done]]", "next"]))
+    faults.answers_lost.append("_append")
+
+    with pytest.raises(TurnFailure) as failed:
+        await chat.say("go")
+
+    events = await chat.events()
+    assert failed.value.code == "database_unavailable"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["type"] for event in events].count("message.completed") == 1
+    assert [role for role, _ in await chat.transcript()] == ["user", "assistant", "tool"]
+    assert await chat.say("again") == "next"

@@ -19,18 +19,25 @@ from .document import (
     parse_yaml,
 )
 from .editing import Edit, ModuleExists, add_include, add_module
+from .fetched import Fetch, Fetched, Unresolved
+from .mentions import Expansion
 from .prepare import PreparedBundle, Sources, prepare
+from .prompt import BuiltPrompt
 from .validation import NotRunnable, RelativeReference, check_storable
 from .variables import MissingVariables, VariableScope, VariableUse, expand, find_variables, missing_variables
 
 __all__ = [
     "BUILTIN_BUNDLES",
     "Activation",
+    "BuiltPrompt",
     "Bundle",
     "Document",
     "DocumentLimits",
     "DocumentTooComplex",
     "Edit",
+    "Expansion",
+    "Fetch",
+    "Fetched",
     "InvalidDocument",
     "InvalidYaml",
     "MissingVariables",
@@ -40,6 +47,7 @@ __all__ = [
     "PreparedBundle",
     "RelativeReference",
     "Sources",
+    "Unresolved",
     "VariableScope",
     "VariableUse",
     "add_include",

@@ -6,12 +6,12 @@ place: bundles are shared by every session that was prepared from them.
 
 import os.path
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .document import InvalidDocument
-from .shapes import MODULE_LISTS, include_text, problems_of_shape
+from .shapes import include_text, problems_of_shape
 from .values import is_list, is_mapping, is_text
 
 Entry = Mapping[str, Any]
@@ -31,6 +31,11 @@ class ModuleSpec:
     path: tuple[str | int, ...] = ()
     """Where it stands in the mount plan."""
 
+    @property
+    def agent(self) -> str | None:
+        """The agent that asks for it; nothing when the bundle itself does."""
+        return str(self.path[1]) if self.path[:1] == ("agents",) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
@@ -38,7 +43,8 @@ class Bundle:
 
     `context` maps keys to files, in order; `pending_context` holds the references `namespace:path` that are
     resolved once everything is composed. `namespaces` maps bundle names to folders. `folder` is where
-    relative paths start; a stored document has none.
+    relative paths start; a stored document has none. `agents` are as written; relative sources of those
+    defined in place start from their `agent_folders`, of all others from `folder`.
     """
 
     name: str = ""
@@ -50,6 +56,7 @@ class Bundle:
     tools: tuple[Entry, ...] = ()
     hooks: tuple[Entry, ...] = ()
     agents: Mapping[str, Entry] = field(default_factory=dict[str, Entry])
+    agent_folders: Mapping[str, Path] = field(default_factory=dict[str, Path])
     spawn: Mapping[str, Any] = field(default_factory=dict[str, Any])
     context: Mapping[str, Path] = field(default_factory=dict[str, Path])
     pending_context: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -67,6 +74,7 @@ class Bundle:
         name: str = head.get("name", "")
         context, pending = _context_of(data.get("context") or {}, folder)
         own = _own_namespace(name, head.get("namespace_root"), folder)
+        agents = _agents_of(data.get("agents"))
         return cls(
             name=name,
             version=head.get("version", "1.0.0"),
@@ -76,7 +84,8 @@ class Bundle:
             providers=_entries_of(data, "providers", folder),
             tools=_entries_of(data, "tools", folder),
             hooks=_entries_of(data, "hooks", folder),
-            agents=_agents_of(data.get("agents"), folder),
+            agents=agents,
+            agent_folders={name: folder for name in agents if folder and name in data["agents"]},
             spawn=data.get("spawn") or {},
             context=context,
             pending_context=pending,
@@ -86,18 +95,24 @@ class Bundle:
         )
 
     def modules(self) -> Iterator[ModuleSpec]:
-        """Every module the bundle itself mounts: orchestrator, context, then the lists in order."""
-        for role in ("orchestrator", "context"):
-            value: Any = self.session.get(role)
-            if is_mapping(value):
-                yield _spec(value, role, ("session", role))
-            elif is_text(value):
-                source = self.session.get(f"{role}_source")
-                yield ModuleSpec(module=value, kind=role, source=source, path=("session", role))
-        for section, kind in _KIND_OF_LIST.items():
-            entries: tuple[Entry, ...] = getattr(self, section)
-            for index, entry in enumerate(entries):
-                yield _spec(entry, kind, (section, index))
+        """Every module the bundle needs: what it mounts itself, then what its agents add.
+
+        An entry of an agent that names no module changes one of its parent's and needs nothing.
+        """
+        lists = {section: list(getattr(self, section)) for section in _KIND_OF_LIST}
+        yield from _modules({"session": self.session, **lists}, self.folder)
+        for name, agent in self.agents.items():
+            for spec in _modules(agent, self.agent_folders.get(name, self.folder)):
+                if spec.module:
+                    yield replace(spec, path=("agents", name, *spec.path))
+
+    def folder_of(self, namespace: str) -> Path | None:
+        """The folder a namespace stands for. As long as nothing was composed, the bundle's own name means its folder.
+
+        Afterwards a document that has no folder would have that of something it includes.
+        """
+        own = {self.name: self.folder} if not self.namespaces else {}
+        return self.namespaces.get(namespace) or own.get(namespace)
 
     def resolve_context(self) -> "Bundle":
         """The same bundle with every `namespace:path` whose namespace is known turned into a file.
@@ -108,7 +123,7 @@ class Bundle:
         pending: dict[str, str] = {}
         for key, reference in self.pending_context.items():
             namespace, _, path = reference.partition(":")
-            folder = self.namespaces.get(namespace) or (self.folder if namespace == self.name else None)
+            folder = self.folder_of(namespace)
             if folder is None:
                 pending[key] = reference
             else:
@@ -119,6 +134,33 @@ class Bundle:
 def replace_bundle(bundle: Bundle, **changes: Any) -> Bundle:
     """The bundle with some fields changed."""
     return Bundle(**{name: getattr(bundle, name) for name in bundle.__slots__} | changes)
+
+
+def with_sources(bundle: Bundle, overrides: Mapping[str, str]) -> Bundle:
+    """The bundle with other sources for some modules; a module without a source keeps none."""
+    if not overrides:
+        return bundle
+    sections: dict[str, Any] = {name: list(getattr(bundle, name)) for name in _KIND_OF_LIST}
+    changed = _overridden({"session": bundle.session, **sections}, overrides)
+    agents = {name: _overridden(agent, overrides) for name, agent in bundle.agents.items()}
+    lists = {name: tuple(changed[name]) for name in sections}
+    return replace_bundle(bundle, session=changed["session"], agents=agents, **lists)
+
+
+def _overridden(value: Any, overrides: Mapping[str, str]) -> Any:
+    if is_list(value):
+        return [_overridden(item, overrides) for item in value]
+    if not is_mapping(value):
+        return value
+    changed = {key: value[key] if key == "config" else _overridden(value[key], overrides) for key in value}
+    for module, source in (
+        ("module", "source"),
+        ("orchestrator", "orchestrator_source"),
+        ("context", "context_source"),
+    ):
+        if is_text(value.get(module)) and value.get(source):
+            changed[source] = overrides.get(value[module], value[source])
+    return changed
 
 
 def context_path(folder: Path, name: str) -> Path:
@@ -133,7 +175,26 @@ def absolute_source(source: Any, folder: Path | None) -> Any:
     return os.path.normpath(folder / source)
 
 
-def _spec(entry: Entry, kind: ModuleKind, path: tuple[str | int, ...]) -> ModuleSpec:
+def _modules(sections: Mapping[str, Any], folder: Path | None) -> Iterator[ModuleSpec]:
+    """The modules the sections of a bundle or an agent name: orchestrator, context, then the lists in order."""
+    session: Any = sections.get("session")
+    for role in ("orchestrator", "context") if is_mapping(session) else ():
+        value: Any = session.get(role)
+        if is_mapping(value):
+            yield _spec(value, role, folder, ("session", role))
+        elif is_text(value):
+            entry = {"module": value, "source": session.get(f"{role}_source")}
+            yield _spec(entry, role, folder, ("session", role))
+    for section, kind in _KIND_OF_LIST.items():
+        entries: Any = sections.get(section)
+        for index, entry in enumerate(entries if is_list(entries) else ()):
+            if is_mapping(entry):
+                yield _spec(entry, kind, folder, (section, index))
+            elif is_text(entry):
+                yield ModuleSpec(module=entry, kind=kind, path=(section, index))
+
+
+def _spec(entry: Entry, kind: ModuleKind, folder: Path | None, path: tuple[str | int, ...]) -> ModuleSpec:
     module, source, config = entry.get("module"), entry.get("source"), entry.get("config")
     flaw = None
     if not is_text(module):
@@ -142,9 +203,8 @@ def _spec(entry: Entry, kind: ModuleKind, path: tuple[str | int, ...]) -> Module
         flaw = f"The source of {module} must be a text."
     elif config is not None and not is_mapping(config):
         flaw = f"The config of {module} must be a mapping."
-    return ModuleSpec(
-        module=str(module or ""), kind=kind, source=source if is_text(source) else None, flaw=flaw, path=path
-    )
+    text = absolute_source(source, folder) if is_text(source) else None
+    return ModuleSpec(module=str(module or ""), kind=kind, source=text, flaw=flaw, path=path)
 
 
 def _includes_of(entries: list[Any]) -> tuple[str, ...]:
@@ -172,25 +232,13 @@ def _session_of(session: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     return result
 
 
-def _agents_of(section: Any, folder: Path | None) -> dict[str, Entry]:
+def _agents_of(section: Any) -> dict[str, Entry]:
     """The roster: names from `include`, then the definitions written in place, which replace them."""
     if not is_mapping(section):
         return {}
     roster: dict[str, Entry] = {name: {"name": name} for name in section.get("include", [])}
-    for name, definition in section.items():
-        if name != "include" and is_mapping(definition):
-            roster[name] = _agent_of(definition, folder)
-    return roster
-
-
-def _agent_of(definition: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    result = dict(definition)
-    if is_mapping(result.get("session")):
-        result["session"] = _session_of(result["session"], folder)
-    for section in MODULE_LISTS:
-        if is_list(result.get(section)):
-            result[section] = [_with_absolute_source(entry, folder) for entry in result[section]]
-    return result
+    definitions = ((name, value) for name, value in section.items() if name != "include")
+    return roster | {name: value for name, value in definitions if is_mapping(value)}
 
 
 def _context_of(section: dict[str, Any], folder: Path | None) -> tuple[dict[str, Path], dict[str, str]]:

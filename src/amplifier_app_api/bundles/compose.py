@@ -30,6 +30,7 @@ def _fold(earlier: Bundle, later: Bundle) -> Bundle:
         tools=tuple(merge_modules(earlier.tools, later.tools)),
         hooks=tuple(merge_modules(earlier.hooks, later.hooks)),
         agents={**earlier.agents, **later.agents},
+        agent_folders=_agent_folders(earlier, later),
         spawn=deep_merge(earlier.spawn, later.spawn),
         context={**_prefixed(earlier), **_prefixed(later)},
         pending_context={**earlier.pending_context, **later.pending_context},
@@ -90,6 +91,12 @@ def _prefixed(bundle: Bundle) -> dict[str, Path]:
     if not bundle.name:
         return dict(bundle.context)
     return {key if ":" in key else f"{bundle.name}:{key}": path for key, path in bundle.context.items()}
+
+
+def _agent_folders(earlier: Bundle, later: Bundle) -> dict[str, Path]:
+    """Where the sources of each agent start: in the document its definition came from."""
+    kept = {name: folder for name, folder in earlier.agent_folders.items() if name not in later.agents}
+    return {**kept, **later.agent_folders}
 
 
 def _namespaces(earlier: Bundle, later: Bundle) -> dict[str, Path]:

@@ -60,10 +60,30 @@ class AllowedFolders:
         return real
 
 
+def open_resolved(path: Path, flags: int = 0) -> int:
+    """Open an absolute path for reading without following a link anywhere in it; `OSError` where one is.
+
+    What was checked is then what is read, even if somebody puts a link in its place in between.
+    """
+    folder = os.open(path.anchor, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    *around, name = path.parts[1:] or (".",)
+    try:
+        for part in around:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def read_file(path: Path, max_bytes: int) -> tuple[bytes, FileStamp]:
-    """A regular file's bytes and its stamp; `OSError` for anything that is not one or is too large."""
+    """A regular file's bytes and its stamp; `OSError` for anything that is not one or is too large.
+
+    The path is one whose links were followed before it was checked.
+    """
     # Non-blocking, so that opening a pipe somebody left there does not wait for a writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_resolved(path, os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -73,6 +93,12 @@ def read_file(path: Path, max_bytes: int) -> tuple[bytes, FileStamp]:
         raise OSError(f"it has more than {max_bytes} bytes")
     digest = hashlib.sha256(content).hexdigest()
     return content, FileStamp(path, status.st_mtime_ns, status.st_size, status.st_ino, digest)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and what is missing above it for nobody but their owner. One that is there stays as it is."""
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def marker_in(folder: Path) -> Path | None:

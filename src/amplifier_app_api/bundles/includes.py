@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amplifier_app_api.errors import ErrorItem, Invalid
+from amplifier_app_api.observability.redaction import without_user_info
 
+from .agents import with_agent_files
 from .builtin import BUILTIN_BUNDLES
 from .bundle import Bundle, replace_bundle
 from .compose import compose
-from .document import Document, InvalidYaml, parse_markdown, parse_yaml
-from .folders import FileStamp, NotAllowed, marker_in, read_file, upwards
-from .locating import Location, Sources, Unresolved, leaves, locate_bundle, locate_in_namespace
+from .document import Document
+from .fetched import FetchOnce, Unresolved
+from .folders import AllowedFolders, FileStamp, NotAllowed, marker_in, upwards
+from .locating import Location, Sources, leaves, locate_bundle, locate_in_namespace, locate_remote
+from .reading import Reader
+from .uris import SourceUri
 from .values import pointer, quoted
 
-MAX_DOCUMENTS = 200
 MAX_INCLUDES = 500
 MAX_DEPTH = 32
-MAX_TOTAL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +48,18 @@ def load_document(document: Document, sources: Sources) -> Loaded:
     walk = _Walk(sources)
     own = Bundle.from_data(document.data, instruction=document.instruction)
     composed, _ = walk.compose_with_includes(own, _Chain((own.name or "the document",)))
-    return walk.finished(composed)
+    return walk.finished(composed, agents=True)
 
 
-def load_source(text: str, sources: Sources, *, folder: Path | None = None) -> Loaded:
+def load_source(text: str, sources: Sources, *, folder: Path | None = None, agents: bool = True) -> Loaded:
     """The bundle a name, path or URI leads to, with everything it includes. Reads files.
 
     `folder` is where a relative path starts. A bundle that cannot be loaded is an empty one with problems.
+    Without `agents` the files of the agents are left alone.
     """
     walk = _Walk(sources)
     composed, _ = walk.load(text, Bundle(folder=folder), _Chain())
-    return walk.finished(composed or Bundle())
+    return walk.finished(composed or Bundle(), agents=agents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class _Chain:
     """The include of the entry document that everything on this way comes from."""
 
     def to(self, name: str) -> "_Chain":
-        return _Chain((*self.names, name[:200]), self.paths, self.pointer)
+        return _Chain((*self.names, without_user_info(name)[:200]), self.paths, self.pointer)
 
     def into(self, path: Path) -> "_Chain":
         return _Chain(self.names, (*self.paths, path), self.pointer)
@@ -83,24 +87,28 @@ class _Walk:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._allowed = sources.allowed()
-        self._documents: dict[Path, tuple[Document, FileStamp]] = {}
+        self._fetched_roots: set[Path] = set()
+        self._reader = Reader(sources.limits)
         self._own: dict[Location, Bundle] = {}
         self._complete: dict[Location, Bundle] = {}
         self._known: dict[str, Location] = {}
         self._homes: dict[Path, None] = {}
         self._includes_left = MAX_INCLUDES
-        self._bytes_left = MAX_TOTAL_BYTES
         self._problems: dict[ErrorItem, None] = {}
         self._warnings: dict[str, None] = {}
 
-    def finished(self, composed: Bundle) -> Loaded:
-        """The result, its `namespace:path` context resolved."""
+    def finished(self, composed: Bundle, *, agents: bool) -> Loaded:
+        """The result, its `namespace:path` context resolved and, if wanted, its agents read."""
         self._refuse_straying_context(composed)
+        bundle = composed.resolve_context()
+        if agents and bundle.agents:
+            bundle, warnings = with_agent_files(bundle, self._reader, self._allowed)
+            self._warnings |= dict.fromkeys(warnings)
         return Loaded(
-            bundle=composed.resolve_context(),
+            bundle=bundle,
             problems=tuple(self._problems),
             warnings=tuple(self._warnings),
-            files=tuple(stamp for _, stamp in self._documents.values()),
+            files=self._reader.stamps,
             homes=tuple(self._homes),
         )
 
@@ -108,6 +116,7 @@ class _Walk:
         """The bundle on top of all its includes, in the order they are listed, and whether no circle cut any short."""
         layers: list[Bundle] = []
         whole = True
+        self._fetch_ahead(own)
         for index, text in enumerate(own.includes):
             step = chain if chain.pointer else _Chain(chain.names, chain.paths, pointer("includes", index))
             included, included_whole = self.load(text, own, step)
@@ -126,7 +135,7 @@ class _Walk:
             self._spend_include(chain)
             location = self._locate(text, includer)
             if location.path in chain.paths:
-                self._warnings[f"The include {chain} closes a circle and was left out."] = None
+                self._circle(chain)
                 return None, False
             return self._load_at(location, chain)
         except Unresolved as problem:
@@ -153,13 +162,13 @@ class _Walk:
         if text in self._sources.names or text in BUILTIN_BUNDLES:
             return self._locate_name(text)
         if "://" in text or text.startswith(("git+", "zip+", "/", "./", "../")):
-            return locate_bundle(text, includer.folder, self._allowed)
+            return self._locate_uri(text, includer.folder)
         namespace, colon, path = text.partition(":")
         if colon:
             folder = self._folder_of(namespace, includer)
             if folder is None:
                 raise Unresolved("bundle_not_found", f"no bundle with the name {quoted(namespace)} is known here.")
-            return locate_in_namespace(text, folder, path, self._allowed)
+            return self._whole(locate_in_namespace(text, folder, path, self._allowed))
         if text in self._known:
             return self._known[text]
         hint = " A relative path needs a leading ./" if "/" in text or text.endswith((".md", ".yaml", ".yml")) else ""
@@ -167,7 +176,28 @@ class _Walk:
 
     def _locate_name(self, name: str) -> Location:
         registered = self._sources.names.get(name)
-        return locate_bundle(registered or str(BUILTIN_BUNDLES[name]), None, self._allowed)
+        return self._locate_uri(registered or str(BUILTIN_BUNDLES[name]), None)
+
+    def _locate_uri(self, text: str, base: Path | None) -> Location:
+        if not SourceUri.parse(text).is_remote:
+            return self._whole(locate_bundle(text, base, self._allowed))
+        location = locate_remote(text, self._sources)
+        if location.source_root not in self._fetched_roots:
+            self._fetched_roots.add(location.source_root)
+            self._allowed = AllowedFolders((*self._allowed.folders, location.source_root))
+        return location
+
+    def _whole(self, location: Location) -> Location:
+        """The same place; what lies in a fetched source counts as part of all of it."""
+        around = self._allowed.holding(location.path)
+        return Location(location.path, around) if around in self._fetched_roots else location
+
+    def _fetch_ahead(self, own: Bundle) -> None:
+        """Fetch what a document includes side by side, since each may take seconds."""
+        if isinstance(self._sources.fetch, FetchOnce):
+            texts = (self._sources.names.get(text, text) for text in own.includes[: max(0, self._includes_left)])
+            remote = (text for text in texts if SourceUri.parse(text).is_remote)
+            self._sources.fetch.ahead((text, self._sources.pins.get(text)) for text in remote)
 
     def _folder_of(self, namespace: str, includer: Bundle) -> Path | None:
         """The folder of a namespace: the including bundle's own view first, then names, then what was loaded."""
@@ -197,7 +227,7 @@ class _Walk:
         if root_file is None:
             return dict(bundle.namespaces)
         root = self._bundle_of(root_file)
-        self._know(root.name, Location(root_file, root_file.parent))
+        self._know(root.name, self._whole(Location(root_file, root_file.parent)))
         namespaces = {root.name: root_file.parent} if root.name else {}
         if bundle.name and bundle.name != root.name:
             namespaces[bundle.name] = bundle.namespaces.get(bundle.name, folder)
@@ -214,7 +244,7 @@ class _Walk:
             except NotAllowed:
                 raise Unresolved("source_not_allowed", "its root bundle leads out of AMPLIFIER_SOURCE_ROOTS.") from None
             if found != location.path:
-                return marker
+                return found
         return None
 
     def _know(self, name: str, location: Location) -> None:
@@ -222,29 +252,8 @@ class _Walk:
             self._known.setdefault(name, location)
 
     def _bundle_of(self, path: Path) -> Bundle:
-        document = self._document(path)
+        document = self._reader.document(path)
         return Bundle.from_data(document.data, folder=path.parent, instruction=document.instruction)
-
-    def _document(self, path: Path) -> Document:
-        if path not in self._documents:
-            if len(self._documents) >= MAX_DOCUMENTS:
-                raise Unresolved("document_too_complex", f"more than {MAX_DOCUMENTS} documents are included.")
-            self._documents[path] = self._read(path)
-        return self._documents[path][0]
-
-    def _read(self, path: Path) -> tuple[Document, FileStamp]:
-        try:
-            content, stamp = read_file(path, min(self._sources.limits.max_bytes, self._bytes_left))
-        except OSError as error:
-            raise Unresolved("bundle_not_found", f"{path.name} cannot be read: {error.strerror or error}.") from None
-        self._bytes_left -= len(content)
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            raise InvalidYaml("it is not UTF-8") from None
-        if path.suffix == ".md":
-            return parse_markdown(text, self._sources.limits), stamp
-        return Document(text, parse_yaml(text, self._sources.limits)), stamp
 
     def _spend_include(self, chain: _Chain) -> None:
         self._includes_left -= 1
@@ -270,5 +279,12 @@ class _Walk:
                 detail = f"the context {quoted(reference)} leads out of the folder of its namespace."
                 self._problem(_Chain(("context",)), "source_not_allowed", detail)
 
+    def _circle(self, chain: _Chain) -> None:
+        if self._sources.strict_cycles:
+            self._problem(chain, "include_cycle", "it closes a circle of includes.")
+        else:
+            self._warnings[f"The include {chain} closes a circle and was left out."] = None
+
     def _problem(self, chain: _Chain, code: str, detail: str) -> None:
-        self._problems[ErrorItem(code=code, detail=f"{chain}: {detail}", pointer=chain.pointer)] = None
+        told = f"{chain}: {without_user_info(detail)}"
+        self._problems[ErrorItem(code=code, detail=told, pointer=chain.pointer)] = None

@@ -5,11 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from amplifier_app_api.observability.redaction import without_user_info
+
 from .builtin import BUILTIN_FOLDER
 from .document import DEFAULT_LIMITS, DocumentLimits
+from .fetched import Fetch, Fetched, FetchOnce, Unresolved
 from .folders import AllowedFolders, NotAllowed, first_with_marker, marker_in, upwards
 from .uris import SourceUri
 from .values import quoted
+
+__all__ = [
+    "SUFFIXES",
+    "Fetched",
+    "Location",
+    "Sources",
+    "Unresolved",
+    "fetch",
+    "leaves",
+    "locate_bundle",
+    "locate_in_namespace",
+    "locate_path",
+    "locate_remote",
+    "source_root",
+]
 
 SUFFIXES = (".yaml", ".yml", ".md")
 
@@ -19,7 +37,10 @@ class Sources:
     """Where a document's references may lead.
 
     `names` maps further bundle names to a URI or a path. `roots` are the folders below which files may be
-    read. `environment` holds only what may appear in a `source:`.
+    read. `environment` holds only what may appear in a `source:`. Without a `fetch` every remote source is
+    refused; `pins` maps the text of one to the `resolved` it had when this was prepared before. `overrides` maps
+    module ids to sources that are used where a document gives the module one. With `strict_cycles` a circle of
+    includes is a problem instead of a warning.
     """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -28,19 +49,14 @@ class Sources:
     installed_modules: frozenset[str] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: DocumentLimits = DEFAULT_LIMITS
+    fetch: Fetch | None = None
+    pins: Mapping[str, str] = field(default_factory=dict[str, str])
+    overrides: Mapping[str, str] = field(default_factory=dict[str, str])
+    strict_cycles: bool = False
 
     def allowed(self) -> AllowedFolders:
         """The folders files may be read from; the built-in bundles are always among them."""
         return AllowedFolders.of(*self.roots, BUILTIN_FOLDER)
-
-
-class Unresolved(Exception):
-    """A reference that leads nowhere it may; `code` is that of the problem it becomes."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,28 @@ class Location:
     source_root: Path
 
 
+def fetch(text: str, sources: Sources, *, written: str | None = None) -> Fetched:
+    """A remote source, on disk. Blocks; `Unresolved` where it may not be had or cannot.
+
+    `written` is the text before its variables were filled in, which is what pins and plans know it by.
+    """
+    if sources.fetch is None:
+        raise _not_local(text)
+    shown = written or text
+    found = sources.fetch(text, sources.pins.get(shown))
+    if shown != text and isinstance(sources.fetch, FetchOnce):
+        sources.fetch.show_as(text, shown)
+    return found
+
+
+def _not_local(text: str) -> Unresolved:
+    shown = quoted(without_user_info(text))
+    return Unresolved(
+        "source_not_allowed",
+        f"{shown} is not local; this server reads sources only from folders below AMPLIFIER_SOURCE_ROOTS.",
+    )
+
+
 def locate_path(text: str, base: Path | None, allowed: AllowedFolders) -> tuple[Path, Path | None]:
     """The existing file or folder a local URI names, links followed, and what stood before its subdirectory.
 
@@ -58,10 +96,7 @@ def locate_path(text: str, base: Path | None, allowed: AllowedFolders) -> tuple[
     """
     uri = SourceUri.parse(text)
     if uri.is_remote:
-        raise Unresolved(
-            "source_not_allowed",
-            f"{quoted(text)} is not local; this server reads sources only from folders below AMPLIFIER_SOURCE_ROOTS.",
-        )
+        raise _not_local(text)
     if not uri.is_file or uri.is_windows_path:
         raise Unresolved("bundle_not_found", f"{quoted(text)} names nothing this server knows.")
     path = Path(uri.path)
@@ -83,11 +118,26 @@ def locate_bundle(text: str, base: Path | None, allowed: AllowedFolders) -> Loca
     """The bundle file a local URI names: a file, or the `bundle.md` or `bundle.yaml` of a folder."""
     found, outer = locate_path(text, base, allowed)
     path = _bundle_file(text, found, allowed)
+    return Location(path, source_root(path, outer, allowed))
+
+
+def source_root(found: Path, outer: Path | None, allowed: AllowedFolders) -> Path:
+    """The folder of one source around what `locate_path` found: its outer part, else the nearest bundle's folder."""
     if outer is not None:
-        return Location(path, outer if outer.is_dir() else outer.parent)
-    stop = allowed.holding(path) or path.parent
-    marker = first_with_marker(upwards(path.parent, stop))
-    return Location(path, marker.parent if marker else path.parent)
+        return outer if outer.is_dir() else outer.parent
+    folder = found if found.is_dir() else found.parent
+    marker = first_with_marker(upwards(folder, allowed.holding(found) or folder))
+    return marker.parent if marker else folder
+
+
+def locate_remote(text: str, sources: Sources) -> Location:
+    """The bundle file a remote URI names. All of the source it came with counts as one. Blocks."""
+    found = fetch(text, sources)
+    root = Path(os.path.realpath(found.source_root))
+    path = _bundle_file(text, Path(os.path.realpath(found.path)), AllowedFolders((root,)))
+    if not path.is_relative_to(root):
+        raise Unresolved("source_not_allowed", f"{quoted(text)} leads out of its source.")
+    return Location(path, root)
 
 
 def locate_in_namespace(text: str, folder: Path, path: str, allowed: AllowedFolders) -> Location:
@@ -117,7 +167,7 @@ def _bundle_file(text: str, found: Path, allowed: AllowedFolders) -> Path:
         try:
             found = allowed.resolve(marker)
         except NotAllowed:
-            raise Unresolved("source_not_allowed", f"{quoted(text)} leads out of AMPLIFIER_SOURCE_ROOTS.") from None
+            raise Unresolved("source_not_allowed", f"{quoted(text)} leads out of where it may be read.") from None
     if found.suffix not in SUFFIXES:
         raise Unresolved("invalid_document", f"{quoted(text)} is no bundle: its name must end in .md, .yaml or .yml.")
     return found

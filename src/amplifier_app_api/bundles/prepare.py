@@ -18,28 +18,33 @@ from amplifier_app_api.errors import ErrorItem
 
 from .activation import Activation, ModuleProblem, activate
 from .builtin import BUILTIN_FOLDER
-from .bundle import Bundle
+from .bundle import Bundle, with_sources
+from .dependencies import Installer
 from .document import Document
+from .fetched import Fetched, FetchOnce, Unresolved
 from .folders import AllowedFolders, FileStamp
 from .includes import Loaded, load_document
 from .locating import Sources
+from .mentions import Expansion, MentionScope, expand_mentions
 from .mount_plan import kernel_plan
-from .prompt import SystemPrompt
+from .prompt import BuiltPrompt, SystemPrompt
 from .shapes import MODULE_LISTS
+from .uris import SourceUri
 from .validation import NotRunnable, check_storable_document, located, problems_of_values
 from .values import is_list, is_mapping, is_text, pointer, pointer_parts, quoted
 from .variables import VariableUse, find_variables
+from .waiting import in_waiting_thread
 
-__all__ = ["PreparedBundle", "Sources", "prepare"]
+__all__ = ["PreparedBundle", "Sources", "activate_further", "prepare"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class PreparedBundle:
     """A composed document with its mount plan. Shared by every session opened from it: change nothing in place.
 
     `activations` are by module id. `module_problems` are those of `problems` that are about one module. The
     pointers of `variables` are into the mount plan, those of `problems` into the document as far as a problem
-    has a place there.
+    has a place there. `sources` are the remote ones, in the order they were met.
     """
 
     bundle: Bundle
@@ -50,6 +55,7 @@ class PreparedBundle:
     warnings: tuple[str, ...]
     variables: tuple[VariableUse, ...]
     fingerprint: str
+    sources: tuple[Fetched, ...]
     files: tuple[FileStamp, ...] = field(repr=False)
     prompt: SystemPrompt = field(repr=False)
 
@@ -62,16 +68,35 @@ class PreparedBundle:
 
         Never with problems: what was missing may be there by now.
         """
-        folders = (found.path for found in self.activations.values() if found.path)
+        folders = (folder for found in self.activations.values() for folder in (found.path, *found.libraries) if folder)
         return (
             not self.problems
             and all(stamp.is_current() for stamp in self.files)
             and all(folder.is_dir() for folder in folders)
         )
 
-    async def system_prompt(self) -> str | None:
-        """The system prompt with the context files as they are now."""
-        return await self.prompt.build()
+    def pins(self) -> dict[str, str]:
+        """What each remote source was, by its text: given to `Sources.pins`, preparing again finds the same."""
+        return {source.uri: source.resolved for source in self.sources}
+
+    async def system_prompt(self, working_dir: str | None = None) -> str | None:
+        """The system prompt with the files as they are now; mentions without a namespace start in `working_dir`."""
+        return (await self.prompt_with_mentions(working_dir)).text
+
+    async def prompt_with_mentions(self, working_dir: str | None = None) -> BuiltPrompt:
+        """The system prompt, and which files went into it."""
+        return await self.prompt.build(Path(working_dir) if working_dir else None)
+
+    async def expand_mentions(self, text: str, working_dir: str | None = None) -> Expansion:
+        """A text that is sent to an agent, with the files it mentions in front of it."""
+        scope = self.prompt.scope_in(Path(working_dir) if working_dir else None)
+        return await asyncio.to_thread(expand_mentions, text, scope)
+
+    def mentions_in(self, working_dir: str) -> MentionScope | None:
+        """What modules of a session may read by mention; nothing when there is neither an instruction nor context."""
+        if not self.prompt.instruction and not self.prompt.context:
+            return None
+        return self.prompt.scope_in(Path(working_dir))
 
     def require_runnable(self) -> None:
         """Raise `NotRunnable` with every problem when there is one."""
@@ -79,19 +104,42 @@ class PreparedBundle:
             raise NotRunnable(self.problems)
 
 
-async def prepare(document: Document, *, sources: Sources) -> PreparedBundle:
-    """Prepare a stored document. A document below the storable bar is refused as `check_storable` does."""
-    return await asyncio.to_thread(_prepare, document, sources)
+async def activate_further(prepared: PreparedBundle, module: str, source: str | None, sources: Sources) -> Activation:
+    """One more module, which something at run time asks for: an agent that was defined by a module, say.
+
+    What the bundle has stays what it is, whatever `source` says. `Unresolved` without a source or when it has no such
+    module. Nothing is installed for it.
+    """
+    if (known := prepared.activations.get(module)) is not None:
+        return known
+    if not source:
+        raise Unresolved("module_not_found", f"{module} is no module of this bundle, and no source says where it is.")
+    wanted = Bundle(tools=({"module": module, "source": source},), folder=prepared.bundle.folder)
+    readable = (*sources.roots, *(fetched.source_root for fetched in prepared.sources))
+    active, problems = await in_waiting_thread(activate, wanted, replace(sources, roots=readable))
+    if problems:
+        raise Unresolved(problems[0].item.code, problems[0].item.detail)
+    return active[module]
 
 
-def _prepare(document: Document, sources: Sources) -> PreparedBundle:
+async def prepare(document: Document, *, sources: Sources, installer: Installer | None = None) -> PreparedBundle:
+    """Prepare a stored document. A document below the storable bar is refused as `check_storable` does.
+
+    What modules depend on is installed where there is an `installer`; without one what is missing is a problem.
+    """
+    return await in_waiting_thread(_prepare, document, sources, installer)
+
+
+def _prepare(document: Document, sources: Sources, installer: Installer | None) -> PreparedBundle:
     check_storable_document(document)
-    loaded = load_document(document, sources)
+    fetch = FetchOnce(sources.fetch) if sources.fetch else None
+    loaded = load_document(document, replace(sources, fetch=fetch))
     bundle = loaded.bundle
     plan = kernel_plan(bundle)
-    activations, problems_of_modules = activate(bundle, sources)
+    activations, problems_of_modules = _activated(bundle, replace(sources, fetch=fetch), installer)
     folders = AllowedFolders.of(*loaded.homes, *sources.roots)
-    prompt = SystemPrompt(bundle.instruction, bundle.context, folders, sources.limits.max_bytes)
+    prompt = SystemPrompt.of(bundle, folders, sources.limits.max_bytes)
+    fetched = fetch.met if fetch else ()
     of_modules = [
         replace(problem, item=_placed(_in_document(problem.item, document, plan), document))
         for problem in problems_of_modules
@@ -110,12 +158,26 @@ def _prepare(document: Document, sources: Sources) -> PreparedBundle:
         activations=activations,
         problems=tuple(_placed(problem, document) for problem in problems),
         module_problems=tuple(of_modules),
-        warnings=(*loaded.warnings, *_context_warnings(bundle, prompt)),
+        warnings=(*loaded.warnings, *_context_warnings(bundle, prompt), *_awaited(activations)),
         variables=find_variables(plan),
-        fingerprint=_fingerprint(document, loaded, activations),
+        fingerprint=_fingerprint(document, loaded, activations, fetched),
+        sources=fetched,
         files=tuple(stamp for stamp in loaded.files if not stamp.path.is_relative_to(BUILTIN_FOLDER)),
         prompt=prompt,
     )
+
+
+def _activated(
+    bundle: Bundle, sources: Sources, installer: Installer | None
+) -> tuple[dict[str, Activation], list[ModuleProblem]]:
+    """The modules of a bundle; they may lie in the sources that bundles came from."""
+    bundle = with_sources(bundle, sources.overrides)
+    if not isinstance(sources.fetch, FetchOnce):
+        return activate(bundle, sources, installer)
+    readable = (*sources.roots, *(source.source_root for source in sources.fetch.met))
+    remote = (spec.source for spec in bundle.modules() if spec.source and SourceUri.parse(spec.source).is_remote)
+    sources.fetch.ahead((text, sources.pins.get(text)) for text in remote if "${" not in text)
+    return activate(bundle, replace(sources, roots=readable), installer)
 
 
 def _placed(problem: ErrorItem, document: Document) -> ErrorItem:
@@ -168,6 +230,8 @@ def _missing_sections(bundle: Bundle) -> Iterator[ErrorItem]:
 def _in_document(problem: ErrorItem, document: Document, plan: dict[str, Any]) -> ErrorItem:
     """A problem of the plan at the place of the document that says the same; without one when an include says it."""
     parts = pointer_parts(problem.pointer or "")
+    if parts[:1] == ["agents"] and document.position(problem.pointer or ""):
+        return problem
     at = pointer(*parts[:2])
     if len(parts) > 1 and parts[0] in MODULE_LISTS:
         module = plan[parts[0]][int(parts[1])].get("module")
@@ -177,18 +241,30 @@ def _in_document(problem: ErrorItem, document: Document, plan: dict[str, Any]) -
     return replace(problem, pointer=at if at and document.position(at) else None)
 
 
+def _awaited(activations: Mapping[str, Activation]) -> Iterator[str]:
+    for module, found in activations.items():
+        if found.awaits:
+            yield f"{module} needs {', '.join(found.awaits)}, which is installed when a session opens."
+
+
 def _context_warnings(bundle: Bundle, prompt: SystemPrompt) -> Iterator[str]:
     for reference in bundle.pending_context.values():
         yield f"The context {quoted(reference)} names a namespace that is not known; it is left out."
     for key in prompt.missing():
         yield f"The context file {quoted(key)} is not there or cannot be read; it is left out."
+    for mention in prompt.lost():
+        hint = f" The {quoted(mention[-1])} at its end is part of it." if mention[-1] in ".:" else ""
+        yield f"The mention {quoted(mention)} leads to no file of a bundle; it stays as it is.{hint}"
 
 
-def _fingerprint(document: Document, loaded: Loaded, activations: Mapping[str, Activation]) -> str:
-    """A hash of everything the result depends on: the text, every file read, every module's origin."""
+def _fingerprint(
+    document: Document, loaded: Loaded, activations: Mapping[str, Activation], fetched: tuple[Fetched, ...]
+) -> str:
+    """A hash of everything the result depends on: the text, every file read, every source and module's origin."""
     parts = {
         "document": hashlib.sha256(document.text.encode()).hexdigest(),
         "files": [[str(stamp.path), stamp.sha256] for stamp in loaded.files],
+        "sources": [source.resolved for source in fetched],
         "modules": {name: [found.kind, str(found.path or "")] for name, found in sorted(activations.items())},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

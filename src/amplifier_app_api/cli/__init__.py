@@ -3,7 +3,10 @@
 import typer
 
 from amplifier_app_api.cli.doctor import doctor
+from amplifier_app_api.cli.migrate_legacy import migrate_legacy
+from amplifier_app_api.cli.plan import plan
 from amplifier_app_api.cli.serve import serve
+from amplifier_app_api.cli.validate import validate
 from amplifier_app_api.cli.version import version
 
 __all__ = ["main"]
@@ -19,6 +22,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(version)
 app.command()(doctor)
+app.command()(migrate_legacy)
+app.command()(plan)
+app.command()(validate)
 
 
 def main() -> None:

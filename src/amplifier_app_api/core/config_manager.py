@@ -49,7 +49,8 @@ PARSED_AT_ONCE = 2048
 
 EDIT_TRIES = 100
 
-OnCascade = Callable[[list[str]], Awaitable[None]]
+OnSessions = Callable[[list[str], str], Awaitable[None]]
+"""Called with sessions that go with their Config, and their tenant."""
 
 
 class ConfigNotFound(NotFound):
@@ -81,7 +82,8 @@ class ConfigContended(Conflict):
 class ConfigManager:
     """The Configs of one tenant: `principal`'s.
 
-    `on_cascade` is called with the sessions that go with their Config, before they do: it stops what runs.
+    `on_cascade` is called before sessions go with their Config: it stops what runs. `on_gone` is called when they are
+    gone, also with those that were opened in between: it removes what they left.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class ConfigManager:
         *,
         principal: Principal = LOCAL,
         limits: DocumentLimits | None = None,
-        on_cascade: OnCascade | None = None,
+        on_cascade: OnSessions | None = None,
+        on_gone: OnSessions | None = None,
     ) -> None:
         self._db = db
         self._principal = principal
         self._limits = limits or DocumentLimits()
         self._on_cascade = on_cascade
+        self._on_gone = on_gone
         # Edits of one Config made here queue up instead of redoing each other's work.
         self._edits: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -175,15 +179,15 @@ class ConfigManager:
         if not is_storable(config_id):
             return False
         expected = IfMatch.parse(if_match)
-        stopped = await self._stop_sessions(config_id, expected) if cascade else []
+        if cascade:
+            await self._stop_sessions(config_id, expected)
         deleted = await self._db.write(
             store.delete_config, config_id, allow=expected.check, cascade=cascade, within=self._principal.tenant_id
         )
         if deleted is None:
             return False
-        opened_meanwhile = sorted(set(deleted.session_ids).difference(stopped))
-        if opened_meanwhile and self._on_cascade is not None:
-            await self._on_cascade(opened_meanwhile)
+        if deleted.session_ids and self._on_gone is not None:
+            await self._on_gone(sorted(deleted.session_ids), self._principal.tenant_id)
         return True
 
     async def list_configs(
@@ -327,15 +331,14 @@ class ConfigManager:
         check_storable(made.text, self._limits)
         return made
 
-    async def _stop_sessions(self, config_id: str, expected: IfMatch) -> list[str]:
+    async def _stop_sessions(self, config_id: str, expected: IfMatch) -> None:
         config = await self.get_config(config_id)
         if config is None:
-            return []
+            return
         expected.check(config)  # before anything is stopped
         ids = await self._db.read(store.sessions_of_config, config_id, within=self._principal.tenant_id)
         if ids and self._on_cascade is not None:
-            await self._on_cascade(ids)
-        return ids
+            await self._on_cascade(ids, self._principal.tenant_id)
 
 
 class _TextMoved(Exception):

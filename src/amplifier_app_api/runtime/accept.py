@@ -1,5 +1,6 @@
 """Accepting a message: one transaction, after which it cannot be lost."""
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,14 @@ from amplifier_app_api.runtime.recorder import TurnKey, Unit, write_unit
 from amplifier_app_api.runtime.turn import Accepted
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
-from amplifier_app_api.storage.events import StoredEvent
-from amplifier_app_api.storage.messages import NewMessage
-from amplifier_app_api.storage.sessions import accept_message
+from amplifier_app_api.storage.engine import DatabaseUnavailable
+from amplifier_app_api.storage.events import StoredEvent, events_after
+from amplifier_app_api.storage.messages import NewMessage, last_message_of
+from amplifier_app_api.storage.sessions import accept_message, get_session
 from amplifier_app_api.storage.turns import insert_turn, open_turn_of
+
+ASK_AGAIN_SECONDS = (0.1, 0.5, 2.0)
+"""Pauses before asking the database what became of a write whose answer was lost."""
 
 
 class SessionBusy(Conflict):
@@ -64,11 +69,55 @@ async def accept(
     key = TurnKey(tenant_id, session_id, str(uuid.uuid4()))
     try:
         return await db.write(_accept, key, incoming, expected_position, notices)
+    except DatabaseUnavailable:
+        # The commit may have held and only the answer been lost: then there is a turn, and it must run.
+        found = await _accepted_all_the_same(db, key, incoming)
+        if found is None:
+            raise
+        return found
     except IntegrityError:
         running = await db.read(open_turn_of, session_id)
         if running is None:  # it ended in between, or the session is gone
             raise SessionMoved from None
         raise SessionBusy("the session is running a turn", facts={"turn_id": running}) from None
+
+
+async def _accepted_all_the_same(
+    db: Database, key: TurnKey, incoming: Incoming
+) -> tuple[Accepted, list[StoredEvent]] | None:
+    for pause in ASK_AGAIN_SECONDS:
+        await asyncio.sleep(pause)
+        try:
+            return await db.read(_find_accepted, key, incoming)
+        except DatabaseUnavailable:
+            continue
+    return None
+
+
+def _find_accepted(conn: Connection, key: TurnKey, incoming: Incoming) -> tuple[Accepted, list[StoredEvent]] | None:
+    record = get_session(conn, key.session_id, within=key.tenant_id)
+    if record is None or open_turn_of(conn, key.session_id) != key.turn_id:
+        return None
+    last_seq = record.session.last_seq
+    stored = [
+        event
+        for event in events_after(
+            conn, key.session_id, 0 if last_seq < 200 else last_seq - 200, limit=200, within=key.tenant_id
+        )
+        if event.turn_id == key.turn_id
+    ]
+    position, message_id = last_message_of(conn, key.session_id)
+    accepted = Accepted(
+        key=key,
+        message_id=message_id,
+        prompt=incoming.prompt,
+        epoch=record.epoch,
+        last_seq=last_seq,
+        last_position=position,
+        config_id=record.session.config_id,
+        revision=record.session.revision,
+    )
+    return accepted, stored
 
 
 def _accept(

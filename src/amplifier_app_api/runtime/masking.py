@@ -7,15 +7,12 @@ from typing import Any, cast
 import orjson
 
 from amplifier_app_api.models.fields import made_storable
+from amplifier_app_api.observability.redaction import MASK, names_secret
 
-MASK = "***"
+__all__ = ["MASK", "SecretMask", "names_secret", "secrets_in"]
+
 MIN_LENGTH = 6
 """A shorter value would mask ordinary words."""
-
-_SECRET_NAME = re.compile(
-    r"api_?key|token|secret|password|passwd|credential|authorization|private_?key|access_?key", re.IGNORECASE
-)
-_NOT_SECRET = re.compile(r"max_.*tokens|.*_tokens|tokens|token_budget", re.IGNORECASE)
 
 
 class SecretMask:
@@ -45,11 +42,6 @@ class SecretMask:
 
     def _member(self, name: str, value: Any) -> Any:
         return MASK if names_secret(name) and isinstance(value, str) else self.json(value)
-
-
-def names_secret(name: str) -> bool:
-    """Whether a member of this name holds a secret."""
-    return _SECRET_NAME.search(name) is not None and _NOT_SECRET.fullmatch(name) is None
 
 
 def secrets_in(plan: Mapping[str, Any]) -> set[str]:

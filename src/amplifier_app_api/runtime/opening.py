@@ -1,12 +1,17 @@
 """From a stored session to one on the kernel: the same path for creating, resuming, sending and streaming."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from amplifier_app_api.bundles import MissingVariables, NotRunnable, PreparedBundle, Sources, VariableScope, expand
 from amplifier_app_api.bundles.activation import Activation
+from amplifier_app_api.bundles.installer import UvInstaller
+from amplifier_app_api.bundles.sources import FetchLimits, Hold, SourceFetcher, SourcePolicy
 from amplifier_app_api.bundles.variables import missing_variables
 from amplifier_app_api.errors import BadGateway, ErrorItem
 from amplifier_app_api.models.session import DegradedModule
@@ -17,6 +22,9 @@ from amplifier_app_api.runtime.kernel.tap import NoticeSink
 from amplifier_app_api.runtime.masking import SecretMask, secrets_in
 from amplifier_app_api.runtime.options import RuntimeOptions
 from amplifier_app_api.runtime.prepared_cache import PreparedBundleCache
+
+NamesOf = Callable[[str], Awaitable[Mapping[str, str]]]
+"""From a tenant to the bundle names it registered, with the URIs they stand for."""
 
 _MISSABLE = {"tools": "tool", "hooks": "hook"}
 
@@ -40,38 +48,83 @@ class OpenRequest:
     messages: Sequence[dict[str, Any]] = ()
     parent_id: str | None = None
     allow_missing: bool = False
+    pins: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What each remote source was when the session began: it is opened from the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session on the kernel, what it does without, and the mask for what it tells."""
+    """A session on the kernel, what it does without, and the mask for what it tells.
+
+    `prepared` is what it was opened from: while it is kept, so are the fetched sources.
+    """
 
     kernel: KernelSession
     mask: SecretMask
     degraded: tuple[DegradedModule, ...]
+    prepared: PreparedBundle
+
+
+async def no_names(tenant: str) -> Mapping[str, str]:
+    """Where nobody registers names there are only those of built-in bundles."""
+    return {}
 
 
 class SessionOpener:
-    """Prepares bundles and mounts them."""
+    """Prepares bundles and mounts them. `names_of` tells which names the documents of a tenant may include."""
 
-    def __init__(self, options: RuntimeOptions) -> None:
+    def __init__(self, options: RuntimeOptions, *, names_of: NamesOf = no_names) -> None:
         self._options = options
+        self.names_of = names_of
         self._modules = ModuleTable()
-        self._cache = PreparedBundleCache(self.sources, size=options.prepared_cache, limit=options.prepare_timeout)
+        self.installer = (
+            UvInstaller(options.data_dir, environment=options.environment) if options.install_dependencies else None
+        )
+        policy = SourcePolicy.of(
+            options.source_allow, roots=options.source_roots, private_addresses=options.private_addresses
+        )
+        self._fetcher = SourceFetcher(
+            options.data_dir / "sources", policy, FetchLimits(cache_bytes=options.source_cache_bytes)
+        )
+        self._loaded_from: dict[Path, PreparedBundle] = {}
+        self._cache = PreparedBundleCache(
+            self.sources,
+            size=options.prepared_cache,
+            limit=options.prepare_timeout,
+            refresh=options.source_refresh,
+            installer=self.installer,
+        )
 
-    def sources(self) -> Sources:
-        """Where a document's references may lead on this server."""
+    def sources(self, names: Mapping[str, str], hold: Hold | None = None) -> Sources:
+        """Where a document's references may lead on this server, for a tenant with these names.
+
+        What is fetched by them stays until `hold` is closed, without one until the opener is. All of it together may
+        take as long as one preparation from now.
+        """
+        deadline = time.monotonic() + self._options.prepare_timeout.total_seconds()
         return Sources(
+            names=names,
             roots=self._options.source_roots,
             builtin_modules=frozenset(BUILTIN_MODULES),
             installed_modules=self._modules.installed(),
             environment=self._options.source_environment(),
             limits=self._options.limits,
+            fetch=partial(self._fetcher.fetch, deadline=deadline, hold=hold),
         )
 
-    async def prepared(self, text: str, *, tenant: str) -> PreparedBundle:
-        """The prepared bundle of a text, shared by everyone who asks."""
-        return await self._cache.get(text, tenant=tenant)
+    async def prepared(
+        self, text: str, *, tenant: str, pins: Mapping[str, str] | None = None, installs: bool = True
+    ) -> PreparedBundle:
+        """The prepared bundle of a text, shared by everyone who asks for it with the same `pins`.
+
+        Without `installs` asking changes nothing: what modules depend on is not installed.
+        """
+        names = await self.names_of(tenant)
+        return await self._cache.get(text, tenant=tenant, names=names, pins=pins, installs=installs)
+
+    def forget(self, tenant: str) -> None:
+        """Prepare the bundles of a tenant anew when they are next asked for."""
+        self._cache.forget(tenant)
 
     async def open(self, request: OpenRequest, notices: NoticeSink) -> OpenedSession:
         """Open a session.
@@ -79,9 +132,11 @@ class SessionOpener:
         What can be known before mounting is one `NotRunnable` (or `MissingVariables`) with every problem; a module
         that raises or mounts nothing is `ModuleFailed`.
         """
-        prepared = await self.prepared(request.text, tenant=request.tenant_id)
+        prepared = await self.prepared(request.text, tenant=request.tenant_id, pins=request.pins)
         scope = VariableScope(request.variables, self._options.environment, self._options.env_allow)
-        plan, absent = self._runnable_plan(prepared, scope, allow_missing=request.allow_missing)
+        plan, absent = await asyncio.to_thread(
+            self._runnable_plan, prepared, scope, allow_missing=request.allow_missing
+        )
         plan = expand(plan, scope)
         mask = SecretMask(
             {*request.variables.values(), *self._options.source_environment().values(), *secrets_in(plan)}
@@ -91,7 +146,8 @@ class SessionOpener:
             plan=plan,
             activations=prepared.activations,
             working_dir=request.working_dir,
-            system_prompt=prepared.system_prompt,
+            prompt=partial(prepared.prompt_with_mentions, request.working_dir),
+            mentions=prepared.mentions_in(request.working_dir),
             file_limits=self._file_limits(request.tenant_id),
             messages=request.messages,
             parent_id=request.parent_id,
@@ -104,8 +160,18 @@ class SessionOpener:
             raise ModuleFailed("a module did not mount in time") from None
         except MountFailed as failed:
             raise _refusal(failed, mask) from None
+        finally:
+            self._keep_loaded_sources(prepared)
         missed = (DegradedModule(module=f.module, kind=f.kind, detail=mask.text(f.detail)) for f in kernel.missing)
-        return OpenedSession(kernel, mask, (*absent, *missed))
+        return OpenedSession(kernel, mask, (*absent, *missed), prepared)
+
+    def _keep_loaded_sources(self, prepared: PreparedBundle) -> None:
+        """Python may import more of a module at any time: what was loaded stays on disk as long as the process."""
+        if not prepared.sources:
+            return
+        for activation in prepared.activations.values():
+            if activation.path is not None and self._modules.has_loaded(activation):
+                self._loaded_from.setdefault(activation.path, prepared)
 
     def _file_limits(self, tenant: str) -> dict[str, list[str]]:
         workspaces = str(self._options.data_dir / "workspaces" / tenant)
@@ -145,7 +211,10 @@ class SessionOpener:
         return None if found is None else str(found)
 
     async def close(self) -> None:
-        """Wait for what is being prepared."""
+        """End what is being fetched and installed, and wait for what is being prepared."""
+        if self.installer is not None:
+            self.installer.close()
+        await asyncio.to_thread(self._fetcher.close)
         await self._cache.close()
 
 

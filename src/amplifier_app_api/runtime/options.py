@@ -20,6 +20,11 @@ class RuntimeOptions:
 
     data_dir: Path
     source_roots: tuple[Path, ...] = ()
+    source_allow: tuple[str, ...] = ()
+    private_addresses: bool = False
+    source_cache_bytes: int = 2 * 2**30
+    source_refresh: timedelta = timedelta(seconds=60)
+    install_dependencies: bool = False
     env_allow: tuple[str, ...] = PROVIDER_KEYS
     environment: Mapping[str, str] = field(default_factory=_environment, repr=False)
     limits: DocumentLimits = field(default_factory=DocumentLimits)
@@ -36,6 +41,11 @@ class RuntimeOptions:
         return cls(
             data_dir=settings.data_dir,
             source_roots=settings.source_roots,
+            source_allow=settings.source_allow,
+            private_addresses=settings.private_addresses,
+            source_cache_bytes=settings.source_cache_bytes,
+            source_refresh=settings.source_refresh,
+            install_dependencies=settings.install_dependencies,
             env_allow=settings.env_allow,
             limits=DocumentLimits(max_bytes=settings.max_document_bytes),
             prepare_timeout=settings.prepare_timeout,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -20,6 +21,7 @@ from amplifier_app_api.runtime.refusals import SessionClosed, SessionNotFound, S
 from amplifier_app_api.runtime.restoring import Restorer, Vault
 from amplifier_app_api.runtime.turn import Turn
 from amplifier_app_api.runtime.workspace import Workspaces
+from amplifier_app_api.storage.bundle_names import names_of
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.events import StoredEvent, events_after
 from amplifier_app_api.storage.lifecycle import create_session, mark_resumed
@@ -43,13 +45,16 @@ class SessionRuntime:
         self.db = db
         self.options = options
         self.hub = hub or EventHub()
-        self.opener = SessionOpener(options)
+        self.opener = SessionOpener(options, names_of=self._names_of)
         self.workspaces = Workspaces(options.data_dir)
         self._live = LiveSessions(size=options.live_sessions, idle_close=options.idle_close)
         self._restorer = Restorer(db, self._live, self.opener, self.workspaces, vault)
         self._running: set[Turn] = set()
         self._starting = 0
         self._draining = False
+
+    async def _names_of(self, tenant: str) -> Mapping[str, str]:
+        return await self.db.read(names_of, within=tenant)
 
     @property
     def live_count(self) -> int:
@@ -75,6 +80,7 @@ class SessionRuntime:
                 opened = await self._restorer.open_new(live, record, text, variables)
                 session = record.session.model_copy(update={"degraded": list(opened.degraded)})
                 notices = live.take_notices(opened.mask)
+                record = replace(record, sources=opened.prepared.pins())
                 stored = await self.db.write(create_session, record, session=session, notices=notices)
             except BaseException:
                 await self._live.shut(live)
@@ -270,9 +276,18 @@ class SessionRuntime:
         except SessionNotFound:
             return False
         if deleted:
-            self.hub.end_session(session_id)
-            await self.workspaces.remove(within, session_id)
+            await self._remove_traces(session_id, within)
         return deleted
+
+    async def forget_deleted(self, session_ids: Sequence[str], *, within: str) -> None:
+        """Let go of sessions whose rows are gone: what runs, who follows, and their folders."""
+        await self.release(list(session_ids), within=within)
+        for session_id in session_ids:
+            await self._remove_traces(session_id, within)
+
+    async def _remove_traces(self, session_id: str, within: str) -> None:
+        self.hub.end_session(session_id)
+        await self.workspaces.remove(within, session_id)
 
     def refuse(self) -> None:
         """Take no more messages."""

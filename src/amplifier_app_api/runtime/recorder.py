@@ -23,7 +23,7 @@ from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.events import StoredEvent, events_after, insert_events
 from amplifier_app_api.storage.messages import NewMessage, bind_kernel_message, insert_messages
-from amplifier_app_api.storage.sessions import advance, advance_to_idle, set_usage
+from amplifier_app_api.storage.sessions import advance, advance_to_idle, counters_of, set_usage
 from amplifier_app_api.storage.turns import end_turn
 
 T = TypeVar("T")
@@ -92,6 +92,7 @@ class Recorder:
         self._epoch = epoch
         self._lock = asyncio.Lock()
         self._deferred = Unit()
+        self._in_doubt: Unit | None = None
         # How many events were handed over, and how many of them are committed: a delta waits for those before it.
         self._told = 0
         self._committed = 0
@@ -158,14 +159,14 @@ class Recorder:
         async with self._lock:
             if self.over:
                 raise TurnOver
+            await self._settle_doubt()
             unit, self._deferred = self._deferred, Unit()
             if not unit:
                 return
             try:
                 stored = await self._db.write(_append, self._key, self._epoch, unit)
             except Exception:
-                unit.add(self._deferred)
-                self._deferred = unit
+                self._in_doubt = unit
                 raise
             if stored is None:
                 self.over = self.sealed = True
@@ -178,6 +179,7 @@ class Recorder:
                 return False
             unit = Unit()
             if not alone:
+                await self._settle_doubt()
                 unit.add(self._deferred)
             unit.add(ending.unit)
             try:
@@ -190,6 +192,27 @@ class Recorder:
             self._written(stored, unit)
             self._held.clear()
             return True
+
+    async def _settle_doubt(self) -> None:
+        """Find out what became of a unit whose write failed: its commit may have held and only the answer been lost.
+
+        Nobody else writes under this epoch, so whatever the counters have more is that unit, or nothing of it.
+        """
+        unit = self._in_doubt
+        if unit is None:
+            return
+        key = self._key
+        counters = await self._db.read(counters_of, key.session_id)
+        committed = (self.last_seq + len(unit.events), self.last_position + len(unit.messages))
+        if counters == committed and (unit.events or unit.messages):
+            stored = await self._db.read(
+                events_after, key.session_id, self.last_seq, limit=len(unit.events), within=key.tenant_id
+            )
+            self._written(stored, unit)
+        else:
+            unit.add(self._deferred)
+            self._deferred = unit
+        self._in_doubt = None
 
     def _written(self, stored: Sequence[StoredEvent], unit: Unit) -> None:
         self.last_position += len(unit.messages)

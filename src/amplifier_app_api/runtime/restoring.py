@@ -98,6 +98,7 @@ class Restorer:
             messages=messages,
             parent_id=session.parent_id,
             allow_missing=record.allow_missing,
+            pins=record.sources,
         )
         live.opened = opened = await self._opener.open(request, live)
         for module in opened.degraded:

@@ -105,7 +105,7 @@ class TurnTap:
         self._refuse_when_over()
         if self.stopping:
             raise StopLoop
-        await self._recorder.write()
+        await self._write()
         self.tally.iterations += 1
         self._asking_model += 1
         self._relay.begin_call()
@@ -146,7 +146,7 @@ class TurnTap:
         if role == "tool":
             self._open_calls.pop(str(message.get("tool_call_id")), None)
         if calls:
-            await self._recorder.write(unit)
+            await self._write(unit)
         else:
             self._recorder.defer(unit)
 
@@ -199,7 +199,7 @@ class TurnTap:
         self._running_tools[call_id] = time.monotonic()
         shown = _bounded(self._mask.json(arguments), ARGUMENT_LIMIT)
         try:
-            await self._recorder.write(Unit(events=[ToolStarted(call_id=call_id, tool=tool, arguments=shown)]))
+            await self._write(Unit(events=[ToolStarted(call_id=call_id, tool=tool, arguments=shown)]))
         except DatabaseUnavailable:
             self.tool_left(call_id, "It did not run: the database is unavailable.")
             raise
@@ -210,7 +210,7 @@ class TurnTap:
         seconds = time.monotonic() - self._running_tools.pop(call_id, time.monotonic())
         try:
             completed = self._tool_completed(call_id, ok=ok, output=output, seconds=seconds)
-            await self._recorder.write(Unit(events=[completed]))
+            await self._write(Unit(events=[completed]))
         except DatabaseUnavailable:
             # Raised here, the loop would tell the model that the tool failed. It is written with what comes next.
             logger.warning("the end of a tool call could not be written yet", extra={"turn_id": self._turn_id})
@@ -237,6 +237,14 @@ class TurnTap:
         """Something people should read."""
         shown = made_storable(self._mask.text(text))
         self._recorder.defer(Unit(events=[Notice(level=level, text=shown, source=source)]))
+
+    async def _write(self, unit: Unit | None = None) -> None:
+        try:
+            await self._recorder.write(unit)
+        except DatabaseUnavailable as error:
+            # The loop may wrap it in whatever it likes: this is why the turn fails.
+            self.error = error
+            raise
 
     def _refuse_when_over(self) -> None:
         if self._recorder.sealed:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
+from amplifier_app_api.bundles.folders import make_private
 from amplifier_app_api.errors import ErrorItem, Unprocessable
 
 
@@ -34,7 +35,7 @@ class Workspaces:
         folder = home / stored
 
         def made() -> str:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             resolved = folder.resolve()
             # A link made since must not lead the session somewhere else.
             if not resolved.is_relative_to(home.resolve()):

@@ -37,9 +37,17 @@ def create_session(
     conn: Connection, record: SessionRecord, *, session: Session, notices: Sequence[Notice]
 ) -> list[StoredEvent]:
     """Store a session that was opened, with its first events."""
-    created = SessionCreated(config_id=session.config_id, revision=session.revision)
-    insert_session(conn, record, session=session)
-    return _log(conn, session.session_id, [created, *notices], epoch=record.epoch, within=record.tenant_id)
+    news = [SessionCreated(config_id=session.config_id, revision=session.revision), *notices]
+    insert_session(conn, record, session=session.model_copy(update={"last_seq": len(news)}))
+    return insert_events(
+        conn,
+        news,
+        session_id=session.session_id,
+        turn_id=None,
+        first_seq=1,
+        at=session.created_at,
+        within=record.tenant_id,
+    )
 
 
 def mark_failed(conn: Connection, session_id: str, error: dict[str, Any], *, within: str) -> None:

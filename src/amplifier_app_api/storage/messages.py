@@ -119,6 +119,18 @@ def kernel_transcript(conn: Connection, session_id: str, *, within: str) -> tupl
     return (rows[-1].position if rows else 0), [row.kernel for row in rows if row.kernel is not None]
 
 
+def last_message_of(conn: Connection, session_id: str) -> tuple[int, str]:
+    """Position and id of a session's last message; `(0, "")` where there is none."""
+    statement = (
+        select(messages.c.position, messages.c.message_id)
+        .where(messages.c.session_id == session_id)
+        .order_by(messages.c.position.desc())
+        .limit(1)
+    )
+    row = conn.execute(statement).first()
+    return (row.position, row.message_id) if row is not None else (0, "")
+
+
 def open_tool_calls(conn: Connection, turn_id: str) -> list[tuple[str, str]]:
     """Calls of a turn that have no result yet: id and name of the tool, in order."""
     rows = conn.execute(

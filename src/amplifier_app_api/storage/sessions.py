@@ -1,7 +1,7 @@
 """Sessions as rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,8 @@ class SessionRecord:
     working_dir: str | None
     allow_missing: bool
     epoch: int
+    sources: dict[str, str] = field(default_factory=dict[str, str])
+    """The remote sources the session was opened with: from the text of each to what it was, pinned."""
 
 
 # Statements of the hot path are made once: making one costs more than running it.
@@ -94,9 +96,10 @@ def insert_session(conn: Connection, record: SessionRecord, *, session: Session)
             "variables": record.variables,
             "working_dir": record.working_dir,
             "allow_missing": int(record.allow_missing),
+            "sources": record.sources or None,
             "message_count": 0,
             "last_position": 0,
-            "last_seq": 0,
+            "last_seq": session.last_seq,
             "epoch": record.epoch,
             "usage": session.usage.model_dump(),
             "created_at": session.created_at,
@@ -165,6 +168,14 @@ class Advanced:
     last_position: int
     epoch: int
     usage: TokenUsage
+
+
+def counters_of(conn: Connection, session_id: str) -> tuple[int, int] | None:
+    """The numbers of the last event and the last message of a session."""
+    row = conn.execute(
+        select(sessions.c.last_seq, sessions.c.last_position).where(sessions.c.session_id == session_id)
+    ).first()
+    return None if row is None else (row.last_seq, row.last_position)
 
 
 def advance(conn: Connection, session_id: str, *, epoch: int, events: int, messages: int = 0) -> Advanced | None:
@@ -246,4 +257,5 @@ def record_from_row(row: RowMapping) -> SessionRecord:
         working_dir=row["working_dir"],
         allow_missing=bool(row["allow_missing"]),
         epoch=row["epoch"],
+        sources=row["sources"] or {},
     )

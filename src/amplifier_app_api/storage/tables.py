@@ -94,6 +94,18 @@ config_revisions = Table(
     sqlite_strict=True,
 )
 
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("uri", Text, nullable=False),
+    Column("description", Text),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    sqlite_strict=True,
+)
+
 sessions = Table(
     "sessions",
     metadata,
@@ -110,6 +122,8 @@ sessions = Table(
     Column("parent_id", Text),
     Column("variables", Text),
     Column("working_dir", Text),
+    # The remote sources that the session was opened with, each with what it was resolved to.
+    Column("sources", Json),
     Column("allow_missing", INTEGER, nullable=False),
     Column("message_count", INTEGER, nullable=False),
     Column("last_position", INTEGER, nullable=False),

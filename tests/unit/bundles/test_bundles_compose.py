@@ -99,14 +99,19 @@ def test_relative_sources_start_from_the_folder_of_their_document_everywhere() -
         Path("/b/x"),
         tools=[{"module": "t", "source": "./m"}, {"module": "u", "source": "m"}],
         session={"orchestrator": {"module": "o", "source": "../o"}, "context": "c", "context_source": "./c"},
-        agents={"scout": {"tools": [{"module": "t", "source": "./m"}], "session": {"context": {"source": "./c"}}}},
+        agents={
+            "scout": {
+                "tools": [{"module": "t", "source": "./m"}],
+                "session": {"context": {"module": "c", "source": "./c"}},
+            }
+        },
     )
 
     assert [entry["source"] for entry in result.tools] == ["/b/x/m", "m"]
     assert result.session["orchestrator"]["source"] == "/b/o"
     assert result.session["context_source"] == "/b/x/c"
-    assert result.agents["scout"]["tools"][0]["source"] == "/b/x/m"
-    assert result.agents["scout"]["session"]["context"]["source"] == "/b/x/c"
+    assert result.agents["scout"]["tools"][0]["source"] == "./m"
+    assert [spec.source for spec in result.modules() if spec.agent == "scout"] == ["/b/x/c", "/b/x/m"]
 
 
 @pytest.mark.parametrize("entry", [{"module": ["x"]}, {"module": "x", "id": {"a": "b"}}])

@@ -172,6 +172,45 @@ async def test_context_files_of_includes_and_of_the_document_reach_the_prompt(tm
     assert f"x:own → {tmp_path}/own.md" in prompt
 
 
+async def test_the_own_name_of_a_stored_document_stands_for_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("bundle: {name: b}\n", "utf-8")
+    (tmp_path / "a.md").write_text("not of x", "utf-8")
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents/scout.md").write_text("---\nname: s\n---\nnot of x\n", "utf-8")
+
+    bundle = await prepared(
+        f"---\nbundle: {{name: x}}\nincludes: [foundation, {tmp_path}/b.yaml]\n"
+        "providers: [{module: provider-scripted}]\nagents: {include: ['x:scout']}\n---\nSee @x:a.md and @b:a.md.\n",
+        tmp_path,
+    )
+
+    bundle.require_runnable()
+    assert bundle.plan()["agents"] == {"x:scout": {"name": "x:scout"}}
+    assert bundle.warnings == (
+        "The agent 'x:scout' is only a name: it has no file and no definition.",
+        "The mention '@x:a.md' leads to no file of a bundle; it stays as it is.",
+        "The mention '@b:a.md.' leads to no file of a bundle; it stays as it is. The '.' at its end is part of it.",
+    )
+
+
+async def test_local_mentions_start_in_the_working_directory_of_the_session(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "plan.md").write_text("the plan", "utf-8")
+    bundle = await prepared(
+        "---\nbundle: {name: x}\nincludes: [foundation]\nproviders: [{module: provider-scripted}]\n---\nKeep to @plan\n"
+    )
+
+    built = await bundle.prompt_with_mentions(str(work))
+    sent = await bundle.expand_mentions("Do @plan.md", str(work))
+
+    block = 'plan.md">\nthe plan\n</context_file>'
+    assert (await bundle.system_prompt(str(work))) == built.text
+    assert (built.text or "").endswith(f'<context_file paths="@plan → {work}/{block}')
+    assert sent.text == f'<context_file paths="@plan.md → {work}/{block}\n\nDo @plan.md'
+    assert await bundle.system_prompt() == "Keep to @plan"
+
+
 async def test_a_plan_is_the_callers_own() -> None:
     bundle = await prepared(SEED_EXAMPLE)
 

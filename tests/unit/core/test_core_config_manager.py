@@ -363,7 +363,8 @@ async def test_a_revision_that_never_was_is_refused(configs: ConfigManager) -> N
 async def test_sessions_are_stopped_before_they_go_with_their_config(db: Database) -> None:
     stopped: list[tuple[list[str], bool]] = []
 
-    async def stop(session_ids: list[str]) -> None:
+    async def stop(session_ids: list[str], tenant: str) -> None:
+        assert tenant == "default"
         there = await configs.get_config(config.config_id) is not None
         stopped.append((sorted(session_ids), there))
 
@@ -380,27 +381,31 @@ async def test_sessions_are_stopped_before_they_go_with_their_config(db: Databas
     assert await configs.get_config(config.config_id) is None
 
 
-async def test_a_session_opened_while_others_are_stopped_is_stopped_too(db: Database) -> None:
+async def test_a_session_opened_while_others_are_stopped_is_among_those_that_are_gone(db: Database) -> None:
     stopped: list[list[str]] = []
+    gone: list[tuple[list[str], bool]] = []
 
-    async def stop(session_ids: list[str]) -> None:
+    async def stop(session_ids: list[str], tenant: str) -> None:
         stopped.append(session_ids)
-        if len(stopped) == 1:
-            await db.write(add_session, config.config_id, "late")
+        await db.write(add_session, config.config_id, "late")
 
-    configs = ConfigManager(db, on_cascade=stop)
+    async def forget(session_ids: list[str], tenant: str) -> None:
+        gone.append((session_ids, await configs.get_config(config.config_id) is None))
+
+    configs = ConfigManager(db, on_cascade=stop, on_gone=forget)
     config = await configs.create_config("dev", DEV)
     await db.write(add_session, config.config_id, "s1")
 
     assert await configs.delete_config(config.config_id, cascade=True) is True
-    assert stopped == [["s1"], ["late"]]
+    assert stopped == [["s1"]]
+    assert gone == [(["late", "s1"], True)]
 
 
 async def test_a_cascade_without_sessions_stops_nothing(db: Database) -> None:
-    async def never(session_ids: list[str]) -> None:
+    async def never(session_ids: list[str], tenant: str) -> None:
         raise AssertionError(session_ids)
 
-    configs = ConfigManager(db, on_cascade=never)
+    configs = ConfigManager(db, on_cascade=never, on_gone=never)
     config = await configs.create_config("dev", DEV)
     assert await configs.delete_config(config.config_id, cascade=True) is True
 

@@ -171,21 +171,21 @@ async def test_nothing_outside_is_reached(files: Workspace, tmp_path: Path, tool
 
 
 async def test_further_folders_may_be_opened_for_reading_or_for_both(tmp_path: Path) -> None:
-    folder, shared, out = (tmp_path / name for name in ("session", "shared", "out"))
-    for path in (folder, shared, out):
+    folder, common, out = (tmp_path / name for name in ("session", "common", "out"))
+    for path in (folder, common, out):
         path.mkdir()
-    (shared / "a.txt").write_text("a")
+    (common / "a.txt").write_text("a")
     coordinator = MockCoordinator()
     coordinator.register_capability("session.working_dir", str(folder))
-    options = {"allowed_read_paths": [str(shared)], "allowed_write_paths": ["../out"]}
+    options = {"allowed_read_paths": [str(common)], "allowed_write_paths": ["../out"]}
     await load_mount("tool-filesystem")(coordinator, options)
     files = Workspace(folder, coordinator)
 
-    assert (await files.call("read_file", file_path="../shared/a.txt")).output == "a"
-    assert not (await files.call("write_file", file_path="../shared/a.txt", content="b")).success
+    assert (await files.call("read_file", file_path="../common/a.txt")).output == "a"
+    assert not (await files.call("write_file", file_path="../common/a.txt", content="b")).success
     assert (await files.call("write_file", file_path="../out/b.txt", content="b")).success
     assert (await files.call("read_file", file_path="../out/b.txt")).output == "b"
-    assert options == {"allowed_read_paths": [str(shared)], "allowed_write_paths": ["../out"]}
+    assert options == {"allowed_read_paths": [str(common)], "allowed_write_paths": ["../out"]}
 
 
 async def test_without_a_folder_the_tools_say_so() -> None:

@@ -90,7 +90,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(address: str) -> None:
         await db.write(from_the_future)
 
     newer = Database(address)
-    with pytest.raises(SchemaTooNew, match="schema 9999, this program knows up to 0001"):
+    with pytest.raises(SchemaTooNew, match=f"schema 9999, this program knows up to {HEAD}"):
         await newer.connect()
     await newer.disconnect()
 

@@ -51,12 +51,18 @@ class ContextOptions:
 
 
 class SimpleContext:
-    """Messages are dicts with a `role`; those handed out are copies, one level deep."""
+    """Messages are dicts with a `role`; those handed out are copies, one level deep.
+
+    For requests each message has one copy that is handed out again and again, so that whoever made something of it
+    knows it by identity: a request costs what is new in it, not the whole conversation.
+    """
 
     def __init__(self, options: ContextOptions, hooks: Any = None) -> None:
         self._options = options
         self._hooks = hooks
         self._messages: list[Message] = []
+        self._handed_out: list[Message] = []
+        self._shown_preamble: list[Message] = []
         self._sizes: list[int] = []
         self._tokens = 0
         self._system_prompt: SystemPromptFactory | None = None
@@ -67,6 +73,7 @@ class SimpleContext:
             raise ValueError("A message needs a role")
         size = estimate_message(message)
         self._messages.append(dict(message))
+        self._handed_out.append(dict(message))
         self._sizes.append(size)
         self._tokens += size
 
@@ -76,6 +83,7 @@ class SimpleContext:
 
     async def set_messages(self, messages: list[Message]) -> None:
         self._messages = [dict(message) for message in messages]
+        self._handed_out = [dict(message) for message in messages]
         self._sizes = [estimate_message(message) for message in self._messages]
         self._tokens = sum(self._sizes)
 
@@ -88,11 +96,11 @@ class SimpleContext:
 
     async def get_messages_for_request(self, token_budget: int | None = None, provider: Any = None) -> list[Message]:
         """The system prompt and as much of the conversation as fits: `token_budget`, or the provider's window."""
-        preamble = await self._preamble()
+        preamble = await self._same_preamble()
         budget = token_budget or self._budget(provider)
         budget -= sum(estimate_message(message) for message in preamble)
         if self._tokens <= budget * self._options.compact_threshold:
-            return preamble + await self.get_messages()
+            return preamble + self._handed_out
         made = compact(self._messages, self._sizes, self._limits(max(budget, 1)))
         if made.removed or made.truncated:
             await self._report(made, budget)
@@ -101,6 +109,13 @@ class SimpleContext:
     async def _preamble(self) -> list[Message]:
         text = await self._system_prompt() if self._system_prompt is not None else ""
         return [{"role": "system", "content": text}] if text else []
+
+    async def _same_preamble(self) -> list[Message]:
+        """The preamble; the same objects as long as it says the same."""
+        preamble = await self._preamble()
+        if preamble != self._shown_preamble:
+            self._shown_preamble = preamble
+        return self._shown_preamble
 
     def _budget(self, provider: Any) -> int:
         window, output = _window_of(provider)

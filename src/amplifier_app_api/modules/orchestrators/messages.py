@@ -58,17 +58,24 @@ def open_calls(rows: Sequence[Row]) -> list[tuple[str, str]]:
 class MadeMessages:
     """The messages of a conversation, made once for each row: a turn costs what is new in it, not its history.
 
-    A context replaces rows, it does not change them; one whose parts were exchanged all the same is made again.
+    A row is known by identity: a context that hands out the same rows again is read on from where they end, one that
+    hands out others is read anew.
     """
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[tuple[object, ...], Message]] = {}
+        self._rows: list[Row] = []
+        self._made: list[Message] = []
 
     def request(self, rows: Sequence[Row], injections: Sequence[ContextInjection]) -> list[Message]:
         """Rows and this request's own injections as the provider gets them; stored rows stay as they are."""
-        made = {id(row): self._message(row) for row in rows}
-        self._made = made
-        messages = [made[id(row)][1] for row in rows]
+        known = len(self._rows)
+        if known > len(rows) or not all(map(is_, self._rows, rows)):
+            known = 0
+        self._made[known:] = [
+            Message.model_validate({**row, "content": row.get("content") or ""}) for row in rows[known:]
+        ]
+        self._rows = [*rows]
+        messages = [*self._made]
         for injection in injections:
             last = messages[-1] if messages else None
             if injection.append_to_last_tool_result and last is not None and last.role == "tool":
@@ -76,13 +83,6 @@ class MadeMessages:
             else:
                 messages.append(Message.model_validate({"role": injection.role, "content": injection.content}))
         return messages
-
-    def _message(self, row: Row) -> tuple[tuple[object, ...], Message]:
-        parts = (row, *row.values())
-        known = self._made.get(id(row))
-        if known is not None and len(known[0]) == len(parts) and all(map(is_, known[0], parts)):
-            return known
-        return parts, Message.model_validate({**row, "content": row.get("content") or ""})
 
 
 def tool_specs(tools: Mapping[str, Any]) -> list[ToolSpec] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, cast
 
 from amplifier_app_api.modules.kernel import (
@@ -84,7 +86,8 @@ def pieces(text: str, chunk: int | None) -> list[str]:
     return _PIECE.findall(text) or ([text] if text else [])
 
 
-def response_of(answer: Answer, script: Script, request: ChatRequest) -> ChatResponse:
+def response_of(answer: Answer, script: Script, characters: int) -> ChatResponse:
+    """The response of an answer to a conversation of so many characters."""
     content: list[ThinkingBlock | TextBlock | ToolCallBlock] = []
     if answer.thinking:
         content.append(ThinkingBlock(thinking=answer.thinking))
@@ -94,18 +97,18 @@ def response_of(answer: Answer, script: Script, request: ChatRequest) -> ChatRes
     return ChatResponse(
         content=cast("list[Any]", content),
         tool_calls=answer.calls or None,
-        usage=_usage(answer, script, request),
+        usage=_usage(answer, script, characters),
         finish_reason=script.stop or ("tool_use" if answer.calls else "end_turn"),
     )
 
 
-def _usage(answer: Answer, script: Script, request: ChatRequest) -> Usage:
+def _usage(answer: Answer, script: Script, characters: int) -> Usage:
     """Figures as said by `usage:`, else counted in words; `input_tokens` includes what came from a cache."""
     thought = len(pieces(answer.thinking, script.chunk))
     written = len(pieces(answer.text, script.chunk)) + 8 * len(answer.calls) + thought
     said = script.usage
     read, made = said.get("cache_read", 0), said.get("cache_write", 0)
-    given = sum(map(_length, request.messages)) // 4
+    given = characters // 4
     input_tokens = said.get("input", max(1, given)) + read + made
     output_tokens = said.get("output", max(1, written))
     return Usage(
@@ -116,6 +119,23 @@ def _usage(answer: Answer, script: Script, request: ChatRequest) -> Usage:
         cache_read_tokens=read or None,
         cache_write_tokens=made or None,
     )
+
+
+class ReadTexts:
+    """How many characters a conversation has: what was counted in the request before is not counted again."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._characters = 0
+
+    def characters(self, messages: Sequence[Message]) -> int:
+        """The characters of all texts."""
+        known = len(self._messages)
+        if known > len(messages) or not all(map(is_, self._messages, messages)):
+            known, self._characters = 0, 0
+        self._characters += sum(map(_length, messages[known:]))
+        self._messages = [*messages]
+        return self._characters
 
 
 def _length(message: Message) -> int:

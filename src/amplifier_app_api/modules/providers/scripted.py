@@ -25,6 +25,7 @@ from amplifier_app_api.modules.kernel import (
 from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.providers.answers import (
     Answer,
+    ReadTexts,
     answer_to,
     echoing,
     pieces,
@@ -74,6 +75,7 @@ class ScriptedProvider:
         self._options = options
         self._hooks = hooks
         self.priority = options.priority
+        self._texts = ReadTexts()
 
     def get_info(self) -> ProviderInfo:
         return ProviderInfo(
@@ -110,7 +112,7 @@ class ScriptedProvider:
         except LLMError as error:
             await report.failed(error)
             raise
-        response = response_of(answer, script, request)
+        response = response_of(answer, script, self._texts.characters(request.messages))
         await report.answered(cast("Usage", response.usage))
         return response
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class Files:
         await self._coordinator.hooks.emit(event, {"path": shown, "bytes": size})
 
 
-class _FileTool:
+class _FileTool(ABC):
     """`execute` turns refusals into failed results."""
 
     name: str
@@ -109,8 +110,9 @@ class _FileTool:
         except FileRefused as refusal:
             return ToolResult(success=False, error={"message": str(refusal), "type": type(refusal).__name__})
 
+    @abstractmethod
     async def _run(self, given: _Arguments) -> Any:
-        raise NotImplementedError
+        """What the tool gives back; `FileRefused` when it will not."""
 
 
 class _Arguments:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from amplifier_core import llm_errors
 
+from amplifier_app_api.errors import AppError
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -33,6 +35,8 @@ _CODES: tuple[tuple[type[Exception], str, int], ...] = (
 
 def failure_of(error: Exception) -> Failure:
     """The failure that an exception of a provider, a loop or a module stands for."""
+    if isinstance(error, AppError):
+        return Failure(error.code, error.status, error.detail)
     for kind, code, status in _CODES:
         if isinstance(error, kind):
             return Failure(code, status, str(error), getattr(error, "retry_after", None))

@@ -3,11 +3,10 @@
 Built-in modules are served from memory, installed ones from their entry points, and what a config names by
 `source` from its folder. A folder's package is checked by the kernel's own validators once per process, not once
 per session, and the table of entry points is read once. Python names modules process-wide, so one process holds
-one source per module id: a second one is refused, and nothing of the first is ever used in its place.
+one source per module id and per package: a second one is refused, and nothing of the first is ever used in its place.
 """
 
 import asyncio
-import importlib
 import importlib.metadata
 import inspect
 import logging
@@ -16,30 +15,71 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-from amplifier_core import ModuleLoader
-from amplifier_core.validation.base import import_module_from_path
+from amplifier_core.validation import (
+    ContextValidator,
+    HookValidator,
+    OrchestratorValidator,
+    ProviderValidator,
+    ToolValidator,
+)
 
 from amplifier_app_api.bundles.activation import Activation
+from amplifier_app_api.bundles.dependencies import foundation_missing
+from amplifier_app_api.bundles.module_folders import ModulePackage, find_package
 from amplifier_app_api.modules import load_mount
+from amplifier_app_api.runtime.kernel.libraries import LibraryConflict, library_conflict, put_on_path
+from amplifier_app_api.runtime.kernel.module_sources import NameTaken, SourceFinder
 
 logger = logging.getLogger(__name__)
 
 Mount = Callable[..., Awaitable[Any]]
 
 
-class SourceConflict(Exception):
-    """This process already runs the module from somewhere else."""
+class _Validator(Protocol):
+    async def validate(self, module_path: str, *, config: dict[str, Any]) -> Any: ...
 
-    def __init__(self, module_id: str, wanted: Path, loaded: Path) -> None:
-        super().__init__(
-            f"{module_id} is already loaded from another source in this process; one process runs one source per "
-            f"module: use the same source in every config, or give this config a server of its own"
-        )
+
+_VALIDATORS: dict[str, Callable[[], _Validator]] = {
+    "provider": ProviderValidator,
+    "tool": ToolValidator,
+    "hook": HookValidator,
+    "orchestrator": OrchestratorValidator,
+    "context": ContextValidator,
+}
+_WAY_OUT = "use the same source in every config, or give this config a server of its own"
+
+
+class SourceConflict(Exception):
+    """This process cannot run the module beside what it runs already; the sentence says why and what to do."""
+
+    def __init__(self, module_id: str, why: str) -> None:
+        super().__init__(f"{module_id} {why}")
         self.module_id = module_id
-        self.wanted = wanted
-        self.loaded = loaded
+
+    @classmethod
+    def other_source(cls, module_id: str) -> "SourceConflict":
+        """The id is taken. Where from is not said: it may be another tenant's."""
+        return cls(
+            module_id,
+            "is already loaded from another source, or another commit of this one, in this process; one process runs "
+            f"one source per module: {_WAY_OUT}",
+        )
+
+    @classmethod
+    def name_taken(cls, module_id: str, taken: NameTaken) -> "SourceConflict":
+        """A Python package of the source is taken: by another source, or by something the server has."""
+        return cls(
+            module_id,
+            f"brings the Python package {taken.name}, which is already there in this process, from another source or "
+            f"installed beside the server; one process has one package of a name: {_WAY_OUT}",
+        )
+
+    @classmethod
+    def library(cls, module_id: str, conflict: LibraryConflict) -> "SourceConflict":
+        """What the module needs is there in another version."""
+        return cls(module_id, f"cannot run in this process: {conflict}; give this config a server of its own")
 
 
 class NotMounted(Exception):
@@ -53,6 +93,10 @@ class NotMounted(Exception):
         super().__init__(f"{module_id} could not be mounted")
 
 
+class NotAModule(Exception):
+    """The code of a module is there and is not what the kernel accepts, or needs what is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModule:
     """A module's `mount`, and its `on_session_ready` when it has one."""
@@ -60,6 +104,7 @@ class LoadedModule:
     mount: Mount
     on_session_ready: Mount | None = None
     folder: Path | None = None
+    content: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +123,7 @@ class ModuleTable:
     def __init__(self) -> None:
         self._loaded: dict[str, LoadedModule] = {}
         self._lock = asyncio.Lock()
+        self._finder = SourceFinder()
         self._entry_points: Mapping[str, importlib.metadata.EntryPoint] | None = None
 
     def installed(self) -> frozenset[str]:
@@ -93,55 +139,105 @@ class ModuleTable:
 
     def conflict(self, activation: Activation) -> SourceConflict | None:
         """Why this process cannot serve the module from there, when it cannot."""
-        loaded = self._loaded.get(activation.module)
-        if loaded is None or activation.kind == "builtin" or loaded.folder == activation.path:
+        module = activation.module
+        loaded = self._loaded.get(module)
+        if activation.kind == "builtin":
             return None
-        return SourceConflict(activation.module, activation.path or Path(), loaded.folder or Path())
+        if loaded is not None:
+            same = activation.is_the_same_code_as(loaded.folder, loaded.content)
+            return None if same else SourceConflict.other_source(module)
+        package = find_package(activation.path, module) if activation.path is not None else None
+        taken = self._finder.taken(package) if package is not None else None
+        if taken is not None:
+            return SourceConflict.name_taken(module, taken)
+        library = library_conflict(activation.libraries)
+        return None if library is None else SourceConflict.library(module, library)
 
-    async def load(self, activation: Activation, config: Mapping[str, Any]) -> LoadedModule:
-        """The module, loaded now or before."""
+    def has_loaded(self, activation: Activation) -> bool:
+        """Whether the module was loaded from there."""
+        loaded = self._loaded.get(activation.module)
+        return loaded is not None and loaded.folder == activation.path
+
+    async def load(self, activation: Activation, kind: str, config: Mapping[str, Any]) -> LoadedModule:
+        """The module, loaded now or before. `kind` is what the plan takes it for."""
         if activation.kind == "builtin":
             return LoadedModule(load_mount(activation.module))
+        loaded = self._loaded.get(activation.module)
+        if loaded is not None and activation.is_the_same_code_as(loaded.folder, loaded.content):
+            return loaded  # without the lock: what another module does while it is loaded is none of its business
         async with self._lock:
-            conflict = self.conflict(activation)
+            known = self._loaded.get(activation.module)
+            # What is not loaded yet is looked for on the disk.
+            conflict = self.conflict(activation) if known else await asyncio.to_thread(self.conflict, activation)
             if conflict is not None:
                 raise conflict
-            known = self._loaded.get(activation.module)
             if known is None:
-                known = await self._load_new(activation, config)
+                known = await self._load_new(activation, kind, config)
                 self._loaded[activation.module] = known
             return known
 
-    async def _load_new(self, activation: Activation, config: Mapping[str, Any]) -> LoadedModule:
-        if activation.kind == "installed":
-            mount = self._installed_table()[activation.module].load()
-            return LoadedModule(mount, _ready_of(sys.modules.get(getattr(mount, "__module__", ""))))
-        folder = activation.path
-        if folder is None:
-            raise LookupError(f"{activation.module} has no folder")
-        kernel = ModuleLoader()
-        package = kernel._find_package_dir(activation.module, folder)  # pyright: ignore[reportPrivateUsage]
-        if package is None:
-            raise LookupError(f"{activation.module} has no package in its folder")
-        # Imported first, and from there or not at all: the kernel's check looks a type marker up by name only.
-        importlib.invalidate_caches()
-        module = import_module_from_path(package)
-        # The check mounts it once on a coordinator of its own.
-        await kernel._validate_module(activation.module, folder, config=dict(config))  # pyright: ignore[reportPrivateUsage]
-        _put_on_path(package.parent)
-        return LoadedModule(module.mount, _ready_of(module), folder)
+    async def _load_new(self, activation: Activation, kind: str, config: Mapping[str, Any]) -> LoadedModule:
+        module_id = activation.module
+        try:
+            if activation.kind == "installed":
+                mount = await asyncio.to_thread(self._installed_table()[module_id].load)
+                home = sys.modules.get(getattr(mount, "__module__", ""))
+                if home is not None:
+                    await _validate(module_id, home, kind, config)
+                return LoadedModule(mount, _ready_of(module_id, home))
+            package = _package_of(activation)
+            module = await asyncio.to_thread(self._import, package, activation)
+        except ModuleNotFoundError as error:
+            raise NotAModule(_import_failed(module_id, error)) from error
+        try:
+            await _validate(module_id, module, kind, config)
+        except Exception:
+            # So that a version that is mended can be loaded without starting the server again.
+            self._finder.forget(package)
+            raise
+        return LoadedModule(module.mount, _ready_of(module_id, module), activation.path, activation.content)
+
+    def _import(self, package: ModulePackage, activation: Activation) -> ModuleType:
+        put_on_path(activation.libraries)
+        try:
+            return self._finder.load(package)
+        except NameTaken as taken:
+            raise SourceConflict.name_taken(activation.module, taken) from None
 
 
-def _ready_of(module: ModuleType | None) -> Mount | None:
+def _package_of(activation: Activation) -> ModulePackage:
+    package = find_package(activation.path, activation.module) if activation.path is not None else None
+    if package is None:
+        raise NotAModule(f"the folder of {activation.module} no longer holds a module")
+    return package
+
+
+async def _validate(module_id: str, module: ModuleType, kind: str, config: Mapping[str, Any]) -> None:
+    """The kernel's own check, which mounts the module once on a coordinator that is thrown away."""
+    declared = str(getattr(module, "__amplifier_module_type__", None) or kind)
+    if declared not in _VALIDATORS:
+        raise NotAModule(f"{module_id} declares the type {declared!r}, which a config cannot mount")
+    # Named, not by its folder: the kernel would put the folder's parent on Python's path.
+    result = await _VALIDATORS[declared]().validate(module.__name__, config=dict(config))
+    if not result.passed:
+        problems = "; ".join(f"{check.name}: {check.message}" for check in result.errors)
+        raise NotAModule(f"{module_id} is not a valid module: {problems}")
+
+
+def _import_failed(module_id: str, error: ModuleNotFoundError) -> str:
+    if (error.name or "").partition(".")[0] == "amplifier_foundation":
+        return foundation_missing(module_id)
+    return (
+        f"{module_id} needs the Python package {error.name}, which is not on this server and which it does not declare"
+    )
+
+
+def _ready_of(module_id: str, module: ModuleType | None) -> Mount | None:
     ready = getattr(module, "on_session_ready", None)
-    return ready if inspect.iscoroutinefunction(ready) else None
-
-
-def _put_on_path(folder: Path) -> None:
-    """For what a module imports later. Last, so that nothing in its folder stands in for a package of the server."""
-    text = str(folder)
-    if text not in sys.path:
-        sys.path.append(text)
+    if ready is not None and not inspect.iscoroutinefunction(ready):
+        logger.warning("on_session_ready is not async and is not called", extra={"module_id": module_id})
+        return None
+    return ready
 
 
 @dataclass
@@ -169,7 +265,7 @@ class SessionLoader:
             activation = self.activations.get(module_id)
             if activation is None:
                 raise LookupError(f"there is no module {module_id}")
-            loaded = await self.table.load(activation, options)
+            loaded = await self.table.load(activation, kind, options)
         except Exception as error:
             self._failed(module_id, kind, error)
             raise NotMounted(module_id) from None
@@ -183,10 +279,11 @@ class SessionLoader:
             except Exception as error:
                 self._failed(module_id, kind, error)
                 raise NotMounted(module_id) from None
-            if loaded.on_session_ready is not None:
-                self._ready.append((module_id, loaded.on_session_ready))
             return cleanup if callable(cleanup) else None
 
+        if loaded.on_session_ready is not None:
+            # The kernel reads it off the function it mounts with, once the mount has held.
+            setattr(mount, "__on_session_ready__", (module_id, loaded.on_session_ready))  # noqa: B010
         return mount
 
     def _failed(self, module_id: str, kind: str, error: Exception) -> None:
@@ -208,7 +305,7 @@ class SessionLoader:
         """Nothing to clean: what is loaded stays loaded for the process."""
 
     def enqueue_on_session_ready(self, module_id: str, ready: Mount) -> None:
-        """Part of the kernel's protocol."""
+        """The kernel has mounted a module that wants to be called when everything is."""
         self._ready.append((module_id, ready))
 
     def get_on_session_ready_queue(self) -> list[tuple[str, Mount]]:

@@ -9,8 +9,11 @@ from typing import Any
 from amplifier_core import AmplifierSession
 
 from amplifier_app_api.bundles.activation import Activation
+from amplifier_app_api.bundles.mentions import MentionScope
+from amplifier_app_api.bundles.prompt import BuiltPrompt
 from amplifier_app_api.runtime.kernel.dispose import dispose
 from amplifier_app_api.runtime.kernel.loader import LoadFailure, ModuleTable, SessionLoader
+from amplifier_app_api.runtime.kernel.mentions import MENTIONS_RESOLVED, offer_mentions
 from amplifier_app_api.runtime.kernel.proxies import CoordinatorProxy, OrchestratorProxy, is_proxy
 from amplifier_app_api.runtime.kernel.tap import NoticeSink, Tap
 
@@ -32,19 +35,21 @@ class Opening:
     """What a kernel session is made of.
 
     `plan` belongs to the session: the kernel and its modules keep it and write into it. `messages` are the dicts
-    that a context of this session was given before. `system_prompt` is asked for every request. `file_limits` are
-    the folders, `readable` and `writable`, that no option of a module may lead out of.
+    that a context of this session was given before. `prompt` is asked for every request. `file_limits` are
+    the folders, `readable` and `writable`, that no option of a module may lead out of. `mentions` is what modules
+    may read by mention; nothing when the bundle has no prompt.
     """
 
     session_id: str
     plan: dict[str, Any]
     activations: Mapping[str, Activation]
     working_dir: str
-    system_prompt: Callable[[], Awaitable[str | None]]
+    prompt: Callable[[], Awaitable[BuiltPrompt]]
     file_limits: Mapping[str, Sequence[str]]
     messages: Sequence[dict[str, Any]] = ()
     parent_id: str | None = None
     allow_missing: bool = False
+    mentions: MentionScope | None = None
 
 
 @dataclass
@@ -110,10 +115,12 @@ class KernelSession:
         if fatal:
             raise MountFailed(fatal)
         opened.missing = tuple(optional)
+        if opening.mentions is not None:
+            offer_mentions(session.coordinator, opening.mentions)
         orchestrator = session.coordinator.get("orchestrator")
         opened._orchestrator = orchestrator if isinstance(orchestrator, OrchestratorProxy) else None
         try:
-            await _fill_context(session.coordinator.get("context"), opening)
+            await _fill_context(session.coordinator.get("context"), opening, coordinator)
         except Exception as error:
             module = next((name for name, kind in loader.kinds.items() if kind == "context"), "context")
             raise MountFailed([LoadFailure(module, "context", str(error) or type(error).__name__)]) from error
@@ -161,18 +168,26 @@ async def _clean_up(session: Any) -> None:
         logger.warning("a module did not clean up in time", extra={"session_id": session.session_id})
 
 
-async def _fill_context(context: Any, opening: Opening) -> None:
+async def _fill_context(context: Any, opening: Opening, coordinator: CoordinatorProxy) -> None:
     inner = context._inner if is_proxy(context) else context
     messages = list(opening.messages)
-    now = await opening.system_prompt()
+    seen: set[str] = set()
+    builds = 0
 
     async def prompt() -> str:
-        return await opening.system_prompt() or ""
+        nonlocal builds
+        builds += 1
+        built = await opening.prompt()
+        facts = built.event(seen, turn=builds)
+        if facts is not None:
+            await coordinator.hooks.emit(MENTIONS_RESOLVED, facts)
+        return built.text or ""
 
-    if now is not None and hasattr(inner, "set_system_prompt_factory"):
+    now = await opening.prompt()
+    if now.text is not None and hasattr(inner, "set_system_prompt_factory"):
         await inner.set_system_prompt_factory(prompt)
-    elif now is not None:
-        messages.insert(0, {"role": "system", "content": now})
+    elif now.text is not None:
+        messages.insert(0, {"role": "system", "content": now.text})
     if messages:
         await inner.set_messages(messages)
 
