@@ -4,6 +4,7 @@ import gc
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -145,6 +146,30 @@ async def test_a_repository_that_is_gone_serves_on_as_it_was(
     shutil.rmtree(repository.folder)
 
     assert await say(sessions, await open_session(text)) == "first"
+
+
+async def test_a_source_that_is_away_refuses_a_message_and_leaves_the_session_as_it_is(
+    db: Database, configs: ConfigManager, options: RuntimeOptions, repository: Repository
+) -> None:
+    repository.commit("bundle.yaml", bundle("here"))
+    config = await configs.create_config("remote", including(repository.uri))
+    runtime = open_runtime(db, options)
+    session = await SessionManager(db, runtime=runtime).create_session(config.config_id)
+    await runtime.close()
+    away = repository.folder.rename(repository.folder.with_name("away"))
+    later = replace(options, data_dir=options.data_dir.with_name("another"))  # nothing is fetched there yet
+    runtime = open_runtime(db, later)
+    manager = SessionManager(db, runtime=runtime)
+
+    with pytest.raises(NotRunnable) as refusal:
+        await say(manager, session)
+
+    assert {item.code for item in refusal.value.items} <= {"module_fetch_failed", "missing_section"}
+    found = await manager.get_session(session.session_id)
+    assert found is not None and found.status == "active"
+    away.rename(repository.folder)
+    assert await say(manager, session) == "here"
+    await runtime.close()
 
 
 async def test_what_a_branch_holds_now_is_told_also_when_it_is_wrong(

@@ -16,6 +16,9 @@ from amplifier_app_api.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
+OPEN_FILES = 65_536
+"""How many files and sockets the server asks to have open at once."""
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (AMPLIFIER_HOST; 127.0.0.1)")] = None,
@@ -46,6 +49,7 @@ def serve(
     configure_logging(settings.log_level, settings.log_format)
     for sentence in unknown_variables(os.environ):
         logger.warning(sentence)
+    _allow_many_files()
     _make_folder(settings)
     listener = _listen(settings)
     try:
@@ -54,6 +58,18 @@ def serve(
         raise typer.Exit(130) from None
     finally:
         listener.close()
+
+
+def _allow_many_files() -> None:
+    """Every stream is a socket and every fetched source in use a lock: the usual 1024 are too few."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_folder(settings: Settings) -> None:

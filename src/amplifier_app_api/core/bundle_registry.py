@@ -176,13 +176,12 @@ class BundleRegistry:
         if bundle is None:
             return None
         names = await self._db.read(store.names_of, within=self._tenant)
-        hold = Hold()
-        try:
-            return await in_waiting_thread(_look, bundle, self._sources(names, hold))
-        finally:
-            hold.close()
+        with Hold() as hold:
+            found = await in_waiting_thread(_look, bundle, self._sources(names, hold))
             if self._on_refresh is not None:
+                # Before the hold ends, and only now: what is prepared serves on while a source cannot be had.
                 self._on_refresh(self._tenant)
+            return found
 
     async def delete_bundle(self, name: str) -> bool:
         """Forget a name, also one that configs include. A built-in one is `BuiltInBundle`."""

@@ -61,7 +61,7 @@ class Restorer:
             return await self._open(live, record, revision.yaml_content, self._variables(record), whole)
         except AppError as refusal:
             await self._live.shut(live)
-            if refusal.status < 500 or refusal.code in ("module_failed", "prepare_timeout"):
+            if _will_last(refusal):
                 error = {"code": refusal.code, "detail": refusal.detail}
                 await self._db.write(mark_failed, session.session_id, error, within=record.tenant_id)
             raise
@@ -104,3 +104,13 @@ class Restorer:
         for module in opened.degraded:
             live.notice("warning", f"{module.module} is not available: {module.detail}", "session")
         return opened
+
+
+def _will_last(refusal: AppError) -> bool:
+    """Whether trying again is no use until somebody changes something.
+
+    A source that is away may be back any time; what else is wrong may be so only because it is not here.
+    """
+    if any(item.code == "module_fetch_failed" for item in refusal.items):
+        return False
+    return refusal.status < 500 or refusal.code in ("module_failed", "prepare_timeout")
