@@ -233,7 +233,7 @@ async def test_nothing_in_the_folder_of_a_module_stands_in_for_a_package_of_the_
     open_chat: Any, tmp_path: Path
 ) -> None:
     entry = tool(tmp_path, 'return ToolResult(success=True, output="ok")')
-    (Path(entry["source"]) / "chunk.py").write_text("raise RuntimeError('the wrong one')", encoding="utf-8")
+    (Path(entry["source"]) / "tabnanny.py").write_text("raise RuntimeError('the wrong one')", encoding="utf-8")
     (Path(entry["source"]) / "colorsys.py").write_text("raise RuntimeError('the wrong one')", encoding="utf-8")
     sys.modules.pop("colorsys", None)
 
