@@ -7,12 +7,12 @@ closed, and whatever it followed goes on.
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from amplifier_app_api.events.stream import Follower
 
 logger = logging.getLogger(__name__)
 
@@ -21,32 +21,12 @@ OPENING = b": open\nretry: 1000\n\n"
 PING = b": hb\n\n"
 
 
-class Framed(Protocol):
-    """Something that can be put on the wire."""
-
-    def frame(self) -> bytes:
-        """The server-sent event, with its empty line."""
-        ...
-
-
-class Followed(Protocol):
-    """A place in a stream of events."""
-
-    async def next_batch(self, timeout: float) -> Sequence[Framed] | None:  # noqa: ASYNC109 - the wait of one read
-        """What comes next. None: nothing came within `timeout` seconds. Empty: the stream is over."""
-        ...
-
-    async def close(self) -> None:
-        """Stop following."""
-        ...
-
-
 class EventStream(Response):
     """The answer that shows a follower's events as they come, with a comment after every `ping` of silence."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, follower: Followed, *, ping: timedelta) -> None:
+    def __init__(self, follower: Follower, *, ping: timedelta) -> None:
         super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._follower = follower

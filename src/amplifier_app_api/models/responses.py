@@ -1,7 +1,5 @@
 """Answers that belong to no stored noun."""
 
-from typing import Any
-
 from pydantic import BaseModel
 
 
@@ -66,6 +64,3 @@ class VersionResponse(BaseModel):
     service_version: str
     amplifier_core_version: str | None
     amplifier_foundation_version: str | None
-
-
-JsonMap = dict[str, Any]

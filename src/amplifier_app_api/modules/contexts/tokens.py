@@ -13,10 +13,6 @@ FRAME_TOKENS = 4
 IMAGE_TOKENS = 1_600
 
 
-def estimate_text(text: str) -> int:
-    return len(text) // CHARS_PER_TOKEN + FRAME_TOKENS
-
-
 def estimate_message(message: Mapping[str, Any]) -> int:
     """Tokens of one message. `tool_calls` repeat what the blocks say and count only without blocks."""
     content: Any = message.get("content")
