@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -100,6 +101,16 @@ class LiveServer:
         with self.client.stream("POST", f"/sessions/{session_id}/stream", json={"message": message}) as answer:
             assert answer.is_success, answer.read()
             yield from payloads(answer.iter_lines())
+
+    def turn_ended(self, session_id: str) -> dict[str, Any]:
+        """The last turn of a session, when it has ended."""
+        deadline = time.monotonic() + 30
+        while True:
+            turn = self.get(f"/sessions/{session_id}/turns", params={"limit": 1})["turns"][0]
+            if turn["ended_at"] is not None:
+                return turn
+            assert time.monotonic() < deadline, turn
+            time.sleep(0.05)
 
     def transcript(self, session_id: str) -> list[dict[str, Any]]:
         """The messages."""

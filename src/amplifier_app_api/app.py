@@ -8,7 +8,22 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from amplifier_app_api import __version__
-from amplifier_app_api.api import bundles, config, config_helpers, events, health, plans, revisions, session, turns
+from amplifier_app_api.api import (
+    approvals,
+    bundles,
+    config,
+    config_helpers,
+    copies,
+    events,
+    health,
+    plans,
+    revisions,
+    session,
+    session_changes,
+    storage,
+    turns,
+    usage,
+)
 from amplifier_app_api.api.errors import install_error_handlers
 from amplifier_app_api.api.middleware import JsonBodies, LocalOnly, RequestLog
 from amplifier_app_api.api.openapi import install_openapi, operation_id
@@ -52,7 +67,22 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     _wrap(app, chosen)
     install_error_handlers(app)
     install_openapi(app)
-    for part in (health, plans, config, config_helpers, revisions, bundles, session, turns, events):
+    for part in (
+        health,
+        plans,
+        config,
+        config_helpers,
+        revisions,
+        bundles,
+        copies,
+        session,
+        session_changes,
+        turns,
+        events,
+        storage,
+        approvals,
+        usage,
+    ):
         app.include_router(part.router)
     return app
 
@@ -65,8 +95,15 @@ def _wrap(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Content-Type", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"],
-            expose_headers=["ETag", "Location", "Retry-After", "X-Request-Id"],
+            allow_headers=[
+                "Content-Type",
+                "Idempotency-Key",
+                "If-Match",
+                "If-None-Match",
+                "Last-Event-ID",
+                "X-Request-Id",
+            ],
+            expose_headers=["ETag", "Idempotency-Replayed", "Location", "Retry-After", "X-Request-Id"],
         )
     app.add_middleware(LocalOnly, on_loopback=settings.on_loopback, origins=settings.allowed_origins)
     app.add_middleware(RequestLog)

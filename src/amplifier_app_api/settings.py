@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,14 @@ DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 8
 SIZE_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 LONGEST = timedelta(days=3650)
+BOUNDS = {
+    "tokens": r"\d{1,15}",
+    "cost_usd": r"\d{1,6}(\.\d{1,9})?",
+    "seconds": r"\d{1,9}(\.\d{1,6})?",
+    "tool_calls": r"\d{1,9}",
+    "iterations": r"\d{1,9}",
+}
+"""What a budget may bound, and how each bound is written."""
 
 
 class InvalidSettings(AppError):
@@ -117,10 +126,37 @@ def _database_address(value: str) -> str:
 
 
 Grace = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_within_reason)]
+
+
+def _for_ever(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "for ever", "forever") else value
+
+
+def _bounds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found: dict[str, Decimal] = {}
+    for part in value.split(","):
+        name, _, number = part.strip().partition("=")
+        if not part.strip():
+            continue
+        pattern = BOUNDS.get(name)
+        if pattern is None:
+            raise ValueError(f"must list bounds of {', '.join(BOUNDS)}")
+        if name in found or not re.fullmatch(pattern, number):
+            raise ValueError(f"must say {name} once, as a number above 0")
+        found[name] = Decimal(number)
+    if any(name != "tool_calls" and not number for name, number in found.items()):
+        raise ValueError("must have bounds above 0; only tool_calls may be 0")
+    return tuple(found.items())
+
+
 Duration = Annotated[Grace, AfterValidator(_some_time)]
+Bounds = Annotated[tuple[tuple[str, Decimal], ...], NoDecode, BeforeValidator(_bounds)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**40)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Level = Annotated[int, Field(ge=0, le=32)]
 
 
 class Settings(BaseSettings):
@@ -158,10 +194,24 @@ class Settings(BaseSettings):
     idle_close: Duration = timedelta(minutes=15)
     turn_timeout: Duration = timedelta(hours=1)
     max_running_turns: Count = 200
+    delegation_depth: Level = 5
+    self_delegation_depth: Level = 3
+    delegation_tasks: Count = 100
+    max_queued_turns: Count = 1000
+    max_queued_turns_per_session: Count = 100
+    approval_timeout: Duration = timedelta(hours=1)
+    turn_budget: Bounds = ()
+    session_budget: Bounds = ()
+    tenant_budget: Bounds = ()
     shutdown_grace: Grace = timedelta(seconds=20)
+    heartbeat: Duration = timedelta(seconds=2)
+    node_dead_after: Duration = timedelta(seconds=8)
 
     stream_ping: Duration = timedelta(seconds=10)
     stream_buffer_bytes: Size = 2**20
+
+    event_retention: Annotated[Duration | None, BeforeValidator(_for_ever)] = None
+    idempotency_retention: Duration = timedelta(hours=24)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] | None = None

@@ -20,6 +20,13 @@ ENDLESS = "/sessions/{session_id}/events"
 # No JSON schema can tell the bar of a bundle's text, a cursor of ours, or the entity tag that a Config has now.
 BEYOND_SCHEMAS = [positive_data_acceptance]
 
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context: schemathesis.SerializationContext, value: object) -> bytes:
+    """JSON lines go as the text that they are."""
+    return str(value).encode(errors="replace")
+
+
 DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings.model_construct()).openapi())
 OPERATIONS = {
     f"{operation.method.upper()} {operation.path}": operation

@@ -12,6 +12,7 @@ from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.models.event import Notice
 from amplifier_app_api.models.session import Session, SessionStatus
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
+from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.runtime.accept import Incoming, SessionBusy, accept
 from amplifier_app_api.runtime.outcome import Outcome
 from amplifier_app_api.runtime.recorder import Ending, Recorder, TurnOver, Unit
@@ -19,10 +20,11 @@ from amplifier_app_api.runtime.turn import Accepted
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import insert_config
-from amplifier_app_api.storage.events import events_after
-from amplifier_app_api.storage.lifecycle import LOST_CALL, create_session, sweep_lost_turns
+from amplifier_app_api.storage.events import StoredEvent, events_after
+from amplifier_app_api.storage.lifecycle import create_session
 from amplifier_app_api.storage.messages import NewMessage, all_messages
 from amplifier_app_api.storage.sessions import SessionRecord, advance, get_session
+from amplifier_app_api.storage.stopping import stop_turn
 from amplifier_app_api.storage.turns import end_turn, insert_turn, open_turn_of
 
 HERE = "default"
@@ -59,7 +61,13 @@ async def session_id(db: Database) -> str:
 
 async def accepted(db: Database, session_id: str, *, position: int = 0) -> Accepted:
     turn, _ = await accept(
-        db, Incoming("hi"), tenant_id=HERE, session_id=session_id, expected_position=position, notices=[]
+        db,
+        Incoming("hi"),
+        tenant_id=HERE,
+        session_id=session_id,
+        node_id="here",
+        expected_position=position,
+        notices=[],
     )
     return turn
 
@@ -74,7 +82,7 @@ def ending(turn: Accepted, *, new_epoch: bool = False) -> Ending:
     outcome = Outcome(turn.key.turn_id, TurnStatus.COMPLETED, StopReason.END_TURN, "ok", TokenUsage())
     values = {"response": "ok", "code": None, "error": None, "iterations": 1, "tool_calls": 0}
     return Ending(
-        TurnStatus.COMPLETED, StopReason.END_TURN, Unit(events=[outcome.event()]), values, TokenUsage(), new_epoch
+        TurnStatus.COMPLETED, StopReason.END_TURN, Unit(events=[outcome.event()]), values, Spent(), Spent(), new_epoch
     )
 
 
@@ -91,10 +99,23 @@ def said(turn: Accepted, text: str, **fields: Any) -> Unit:
     return Unit(messages=[message], events=[Notice(level="info", text=text, source="test")])
 
 
+async def lost(db: Database, turn: Accepted) -> list[StoredEvent] | None:
+    """The turn is ended from its rows alone."""
+    return await db.write(
+        stop_turn,
+        turn.key.session_id,
+        turn.key.turn_id,
+        within=HERE,
+        said="Lost.",
+        status=TurnStatus.INTERRUPTED,
+        stop_reason=StopReason.NODE_LOST,
+    )
+
+
 async def test_a_writer_whose_epoch_is_over_writes_nothing(db: Database, session_id: str) -> None:
     turn = await accepted(db, session_id)
     old = recorder_of(db, turn)
-    await db.write(sweep_lost_turns)
+    await lost(db, turn)
 
     with pytest.raises(TurnOver):
         await old.write(said(turn, "too late"))
@@ -109,7 +130,9 @@ async def test_a_session_has_one_open_turn_whoever_asks(db: Database, session_id
     with pytest.raises(SessionBusy) as busy:
         await accepted(db, session_id, position=1)
     with pytest.raises(IntegrityError):
-        await db.write(insert_turn, str(uuid.uuid4()), session_id, now=utc_now(), epoch=1, within=HERE)
+        await db.write(
+            insert_turn, str(uuid.uuid4()), session_id, number=2, message_id="m", now=utc_now(), epoch=1, within=HERE
+        )
 
     assert busy.value.facts == {"turn_id": turn.key.turn_id}
     assert await db.read(open_turn_of, session_id) == turn.key.turn_id
@@ -180,7 +203,7 @@ async def test_a_refused_number_is_not_taken(db: Database, session_id: str) -> N
 
 
 @pytest.mark.parametrize("place", ["tool_calls", "content"])
-async def test_a_sweep_answers_the_open_calls_wherever_the_loop_wrote_them(
+async def test_an_end_from_rows_answers_the_open_calls_wherever_the_loop_wrote_them(
     db: Database, session_id: str, place: str
 ) -> None:
     turn = await accepted(db, session_id)
@@ -189,18 +212,18 @@ async def test_a_sweep_answers_the_open_calls_wherever_the_loop_wrote_them(
     recorder = recorder_of(db, turn)
     await recorder.write(said(turn, "", **fields))
 
-    assert await db.write(sweep_lost_turns) == [turn.key.turn_id]
+    assert await lost(db, turn) is not None
 
     rows = await db.read(all_messages, session_id, within=HERE)
     assert [(row.tool_call_id, row.content) for row in rows if row.role == "tool"] == [
-        ("c1", LOST_CALL),
-        ("c2", LOST_CALL),
+        ("c1", "Lost."),
+        ("c2", "Lost."),
     ]
     events = await db.read(events_after, session_id, 0, limit=50, within=HERE)
     assert [event.type for event in events][-3:] == ["tool.completed", "tool.completed", "turn.interrupted"]
     session = (await db.read(get_session, session_id, within=HERE)).session
     assert (session.activity, session.last_seq) == ("idle", events[-1].seq)
-    assert await db.write(sweep_lost_turns) == []
+    assert await lost(db, turn) is None
 
 
 async def test_a_unit_that_no_database_takes_does_not_keep_its_turn_from_ending(db: Database, session_id: str) -> None:

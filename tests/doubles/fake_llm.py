@@ -1348,6 +1348,8 @@ class Connection(asyncio.Protocol):
         state = self.state
         state.in_flight += 1
         state.max_in_flight = max(state.max_in_flight, state.in_flight)
+        with state.hung_up:
+            state.hung_up.notify_all()
         try:
             await work
         except asyncio.CancelledError:
@@ -1486,6 +1488,13 @@ class FakeLLM:
         with self.state.hung_up:
             self.state.hung_up.wait_for(lambda: self.state is not None and self.state.aborted > 0, timeout)
             return self.state.aborted
+
+    def wait_for_request(self, timeout: float = 10.0) -> int:
+        """Wait until a request is being answered; how many are."""
+        assert self.state is not None
+        with self.state.hung_up:
+            self.state.hung_up.wait_for(lambda: self.state is not None and self.state.in_flight > 0, timeout)
+            return self.state.in_flight
 
     def recorded(self) -> list[dict]:
         assert self.state is not None

@@ -71,7 +71,7 @@ async def make_sessions(db: Database, options: RuntimeOptions) -> AsyncIterator[
     runtimes = []
 
     def make(**changes: Any) -> SessionManager:
-        values = {name: getattr(options, name) for name in RuntimeOptions.__dataclass_fields__}
+        values = {name: getattr(options, name) for name in RuntimeOptions.__dataclass_fields__ if name != "node_id"}
         runtime = open_runtime(db, RuntimeOptions(**{**values, **changes}))
         runtimes.append(runtime)
         return SessionManager(db, runtime=runtime)

@@ -15,10 +15,12 @@ import pytest
 from amplifier_app_api.bundles import MissingVariables, NotRunnable
 from amplifier_app_api.core import ConfigManager, SessionManager
 from amplifier_app_api.core.session_manager import SessionClosed, SessionNotFound
+from amplifier_app_api.models.turn import StopReason, TurnStatus
 from amplifier_app_api.runtime.opening import ModuleFailed
 from amplifier_app_api.runtime.workspace import InvalidWorkingDir
 from amplifier_app_api.storage import Database
-from amplifier_app_api.storage.lifecycle import LOST_CALL, sweep_lost_turns
+from amplifier_app_api.storage.stopping import stop_turn
+from amplifier_app_api.storage.turns import open_turn_of
 from runtime_bundles import MODULES, bundle_text, from_folder
 
 MakeSessions = Callable[..., SessionManager]
@@ -241,7 +243,7 @@ async def test_tags_and_titles_change_one_by_one_and_null_clears_them(open_chat:
     assert (changed.title, changed.tags) == (None, {})
 
 
-async def test_the_turns_of_a_server_that_is_gone_are_interrupted_and_their_calls_answered(
+async def test_a_turn_that_is_ended_from_its_rows_is_interrupted_and_its_calls_answered(
     open_chat: Any, make_sessions: MakeSessions, db: Database
 ) -> None:
     text = bundle_text(tools=[from_folder("tool-gate")], replies=["[[tool: gate {}]] [[then: done]]", "back"])
@@ -252,19 +254,19 @@ async def test_the_turns_of_a_server_that_is_gone_are_interrupted_and_their_call
     follower = await chat.sessions.open_stream(chat.session_id, "go")
     await asyncio.wait_for(gate.entered.wait(), 5)
 
-    lost = await db.write(sweep_lost_turns)
+    turn_id = await db.read(open_turn_of, chat.session_id)
+    lost = {"status": TurnStatus.INTERRUPTED, "stop_reason": StopReason.NODE_LOST}
+    await db.write(stop_turn, chat.session_id, turn_id, within="default", said="Lost.", **lost)
 
-    assert len(lost) == 1
     events = await chat.events()
     assert [event["type"] for event in events[-2:]] == ["tool.completed", "turn.interrupted"]
-    assert (events[-1]["stop_reason"], events[-1]["turn_id"]) == ("node_lost", lost[0])
-    assert (await chat.transcript())[-1] == ("tool", LOST_CALL)
+    assert (events[-1]["stop_reason"], events[-1]["turn_id"]) == ("node_lost", turn_id)
+    assert (await chat.transcript())[-1] == ("tool", "Lost.")
     # The server that was taken for gone finds that its epoch is over.
     gate.release.set()
     await follower.close()
     reopened = await chat.reopened(make_sessions())
     assert await reopened.say("hello?") == "back"
-    assert await db.write(sweep_lost_turns) == []
 
 
 async def test_idle_sessions_are_closed_and_open_again_by_themselves(

@@ -10,13 +10,15 @@ import pytest
 
 from amplifier_app_api.core import SessionManager
 from amplifier_app_api.core.session_manager import SessionNotFound, TurnFailure
+from amplifier_app_api.models.turn import StopReason, TurnStatus
 from amplifier_app_api.runtime import turn as turn_file
 from amplifier_app_api.runtime.accept import Incoming
 from amplifier_app_api.runtime.opening import ModuleFailed
-from amplifier_app_api.runtime.pool import TooManyTurns
+from amplifier_app_api.runtime.pool import ShuttingDown, TooManyTurns
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.engine import DatabaseUnavailable
-from amplifier_app_api.storage.lifecycle import sweep_lost_turns
+from amplifier_app_api.storage.stopping import stop_turn
+from amplifier_app_api.storage.turns import open_turn_of
 from runtime_bundles import bundle_text, from_folder
 from runtime_faults import Faults, provider, tool, written_module
 
@@ -178,7 +180,9 @@ async def test_a_turn_that_another_process_ended_ends_its_followers_with_what_is
     gate.reset()
     follower = await chat.sessions.open_stream(chat.session_id, "go")
     await asyncio.wait_for(gate.entered.wait(), 5)
-    await db.write(sweep_lost_turns)
+    turn_id = await db.read(open_turn_of, chat.session_id)
+    lost = {"status": TurnStatus.INTERRUPTED, "stop_reason": StopReason.NODE_LOST}
+    await db.write(stop_turn, chat.session_id, turn_id, within="default", said="Lost.", **lost)
     gate.release.set()
 
     seen: list[Any] = []
@@ -216,14 +220,14 @@ async def test_messages_that_come_at_once_start_no_more_turns_than_allowed(
     chats = [await open_chat(manager=manager) for _ in range(5)]
 
     outcomes = await asyncio.gather(
-        *(manager._runtime.send(chat.session_id, Incoming(SLOW), within="default") for chat in chats),
+        *(manager._runtime.accept(chat.session_id, Incoming(SLOW), within="default") for chat in chats),
         return_exceptions=True,
     )
 
     assert [isinstance(outcome, TooManyTurns) for outcome in outcomes].count(False) == 1
 
 
-async def test_a_message_accepted_while_the_server_begins_to_stop_is_interrupted_and_not_forgotten(
+async def test_a_message_accepted_while_the_server_begins_to_stop_waits_for_the_next_one_and_is_not_forgotten(
     open_chat: Any, faults: Any, sessions: Any
 ) -> None:
     chat = await open_chat()
@@ -234,14 +238,16 @@ async def test_a_message_accepted_while_the_server_begins_to_stop_is_interrupted
 
     faults.go_on.set()
 
-    answer = await asyncio.wait_for(sender, 5)
-    assert (answer["status"], answer["stop_reason"]) == ("interrupted", "shutdown")
-    assert (await chat.events())[-1]["type"] == "turn.interrupted"
+    with pytest.raises(ShuttingDown):
+        await asyncio.wait_for(sender, 5)
+    events = await chat.events()
+    assert events[-1]["type"] == "message.user"
+    assert (await chat.sessions.get_session(chat.session_id)).activity == "running"
 
 
 async def test_a_message_that_comes_while_its_session_is_deleted_finds_no_session(open_chat: Any, faults: Any) -> None:
     chat = await open_chat()
-    faults.held = "delete_session"
+    faults.held = "delete_with_children"
     deleting = asyncio.create_task(chat.sessions.delete_session(chat.session_id))
     await asyncio.wait_for(faults.reached.wait(), 5)
     sender = asyncio.create_task(chat.say("hi"))
@@ -259,7 +265,7 @@ async def test_a_message_that_comes_while_its_session_is_deleted_finds_no_sessio
 async def test_a_deletion_whose_caller_left_ends_the_followers_all_the_same(open_chat: Any, faults: Any) -> None:
     chat = await open_chat()
     follower = await chat.sessions.follow(chat.session_id, after=0)
-    faults.held = "delete_session"
+    faults.held = "delete_with_children"
     deleting = asyncio.create_task(chat.sessions.delete_session(chat.session_id))
     await asyncio.wait_for(faults.reached.wait(), 5)
     deleting.cancel()

@@ -179,8 +179,26 @@ async def test_a_turn_that_takes_too_long_fails_and_says_why(
     assert await chat.say("quick") == "quick"
 
 
-async def test_a_shutdown_gives_turns_their_grace_and_then_interrupts_them(open_chat: Any, sessions: Any) -> None:
+async def test_a_shutdown_gives_turns_their_grace_and_then_leaves_them_to_the_next_process(
+    open_chat: Any, sessions: Any
+) -> None:
     chat = await open_chat()
+    follower = await chat.sessions.open_stream(chat.session_id, SLOW)
+    await until(follower, "message.delta")
+    waiting = [turn.outcome for turn in sessions._runtime.turns.all()]
+
+    await sessions._runtime.drain(timedelta(milliseconds=50))
+
+    (left,) = [outcome.result() for outcome in waiting]
+    assert (left.status, left.code) == ("failed", "shutting_down")
+    await follower.close()
+    assert (await chat.sessions.get_session(chat.session_id)).activity == "running"
+    with pytest.raises(ShuttingDown):
+        await chat.say("more")
+
+
+async def test_a_shutdown_interrupts_a_turn_that_nobody_can_go_on_with(open_chat: Any, sessions: Any) -> None:
+    chat = await open_chat(bundle_text(session={"orchestrator": from_folder("loop-metronome")}))
     follower = await chat.sessions.open_stream(chat.session_id, SLOW)
     await until(follower, "message.delta")
 
@@ -189,8 +207,6 @@ async def test_a_shutdown_gives_turns_their_grace_and_then_interrupts_them(open_
     seen = await until(follower, "done")
     await follower.close()
     assert (seen[-1].payload()["status"], seen[-1].payload()["stop_reason"]) == ("interrupted", "shutdown")
-    with pytest.raises(ShuttingDown):
-        await chat.say("more")
 
 
 async def test_more_turns_than_the_server_may_run_are_refused(

@@ -6,6 +6,7 @@ from fastapi import Depends, Path, Query, Response
 from fastapi.exceptions import RequestValidationError
 
 from amplifier_app_api.api.deps import Caller, Paging, Running
+from amplifier_app_api.api.idempotency import KEYED, Once
 from amplifier_app_api.api.refusals import CHANGING, READING, documented
 from amplifier_app_api.api.routing import json_router
 from amplifier_app_api.core.bundle_registry import (
@@ -15,11 +16,13 @@ from amplifier_app_api.core.bundle_registry import (
     BundleRegistry,
     BundleUnresolved,
 )
+from amplifier_app_api.core.idempotency import RequestKey
 from amplifier_app_api.models.bundle import (
     BundleListResponse,
     BundleRefreshResponse,
     BundleRegisterRequest,
     BundleResponse,
+    RegisteredBundle,
 )
 from amplifier_app_api.models.responses import Acknowledgement, ProblemItem
 
@@ -38,17 +41,23 @@ Bundles = Annotated[BundleRegistry, Depends(scoped_bundles)]
 REPLACED: dict[int | str, dict[str, Any]] = {200: {"model": BundleResponse, "description": "It had the name before"}}
 
 
-@router.post("", status_code=201, responses={**REPLACED, **documented(BundleExists, *CHANGING)})
+@router.post("", status_code=201, responses={**REPLACED, **documented(BundleExists, *KEYED, *CHANGING)})
 async def register_bundle(
     body: BundleRegisterRequest,
     bundles: Bundles,
     response: Response,
+    once: Once,
     replace: Annotated[bool, Query(description="Give the name to this one if it is taken")] = False,
 ) -> BundleResponse:
     """Let a name stand for a bundle's URI, for all configs of this tenant."""
-    bundle, is_new = await bundles.register_bundle(
-        _uri_of(body), name=body.name, description=body.description, replace=replace
-    )
+    uri = _uri_of(body)
+
+    async def register(key: RequestKey | None) -> tuple[RegisteredBundle, bool]:
+        return await bundles.register_bundle(
+            uri, name=body.name, description=body.description, replace=replace, key=key
+        )
+
+    bundle, is_new = await once(register, bundles.registered_before)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/bundles/{bundle.name}"
     done = "registered" if is_new else "replaced"

@@ -7,9 +7,11 @@ from fastapi import Query, Response
 from amplifier_app_api.api.deps import ConfigId, Configs, IfMatch, IfNoneMatch, Paging
 from amplifier_app_api.api.etags import names
 from amplifier_app_api.api.filters import TagFilter
+from amplifier_app_api.api.idempotency import KEYED, Once
 from amplifier_app_api.api.refusals import CHANGING, READING, STORING, documented
 from amplifier_app_api.api.routing import json_router
 from amplifier_app_api.core.config_manager import ConfigInUse, ConfigNotFound
+from amplifier_app_api.core.idempotency import RequestKey
 from amplifier_app_api.errors import PreconditionFailed
 from amplifier_app_api.models import (
     Config,
@@ -33,10 +35,14 @@ def shown(config: Config, response: Response, message: str | None = None) -> Con
     return ConfigResponse.of(config, message)
 
 
-@router.post("", status_code=201, responses=documented(*STORING, *CHANGING))
-async def create_config(body: ConfigCreateRequest, configs: Configs, response: Response) -> ConfigResponse:
+@router.post("", status_code=201, responses=documented(*STORING, *KEYED, *CHANGING))
+async def create_config(body: ConfigCreateRequest, configs: Configs, response: Response, once: Once) -> ConfigResponse:
     """Store a YAML bundle for reuse."""
-    config = await configs.create_config(body.name, body.yaml_content, body.description, body.tags)
+
+    async def create(key: RequestKey | None) -> Config:
+        return await configs.create_config(body.name, body.yaml_content, body.description, body.tags, key=key)
+
+    config = await once(create, configs.created_before)
     response.headers["Location"] = f"/configs/{config.config_id}"
     return shown(config, response, "Config created successfully")
 

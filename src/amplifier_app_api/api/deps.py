@@ -6,8 +6,12 @@ from typing import Annotated, cast
 from fastapi import Depends, Header, Path, Query, Request
 from structlog.contextvars import bind_contextvars
 
+from amplifier_app_api.core.approvals import ApprovalManager
 from amplifier_app_api.core.config_manager import ConfigManager
+from amplifier_app_api.core.session_copies import SessionCopies
 from amplifier_app_api.core.session_manager import SessionManager, SessionNotFound
+from amplifier_app_api.core.session_storage import SessionStorage
+from amplifier_app_api.core.usage import UsageReports
 from amplifier_app_api.models.fields import Text
 from amplifier_app_api.models.page import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, PageRequest
 from amplifier_app_api.models.principal import LOCAL, Principal
@@ -42,6 +46,34 @@ async def scoped_sessions(services: Running, principal: Caller) -> SessionManage
 
 Configs = Annotated[ConfigManager, Depends(scoped_configs)]
 Sessions = Annotated[SessionManager, Depends(scoped_sessions)]
+
+
+async def scoped_copies(services: Running, principal: Caller) -> SessionCopies:
+    """Forks, exports and imports of what the caller may see."""
+    return services.copies.scoped(principal)
+
+
+async def scoped_storage(services: Running, principal: Caller) -> SessionStorage:
+    """What the caller's sessions take."""
+    return services.storage.scoped(principal)
+
+
+Copies = Annotated[SessionCopies, Depends(scoped_copies)]
+Stored = Annotated[SessionStorage, Depends(scoped_storage)]
+
+
+async def scoped_approvals(services: Running, principal: Caller) -> ApprovalManager:
+    """The approvals that the caller may see and answer."""
+    return services.approvals.scoped(principal)
+
+
+async def scoped_usage(services: Running, principal: Caller) -> UsageReports:
+    """What the caller's tenant has used."""
+    return services.usage.scoped(principal)
+
+
+Approvals = Annotated[ApprovalManager, Depends(scoped_approvals)]
+Usage = Annotated[UsageReports, Depends(scoped_usage)]
 
 
 async def stream_ping(services: Running) -> timedelta:

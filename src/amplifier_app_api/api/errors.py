@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from amplifier_app_api.errors import AppError, Conflict, ErrorItem, Invalid, NotFound, Unprocessable
+from amplifier_app_api.models.fields import place_of
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -144,7 +145,7 @@ def _item_code(kind: str) -> str:
 def pointer(location: Sequence[str | int]) -> str:
     """A JSON pointer: into the body, or `/query/limit`, `/path/…`, `/header/…` for parameters."""
     parts = location[1:] if location and location[0] == "body" else location
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place_of(parts))
 
 
 def _from_broken_json(body: Any, found: Mapping[str, Any]) -> InvalidJson:

@@ -31,6 +31,10 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 DRAIN_BYTES = 16 * 2**20
 DRAIN_SECONDS = 5.0
+REPLAYED = "replayed"
+"""Set in the state of a request whose answer is that of an earlier one."""
+TAKES_LINES = ("/sessions/import",)
+"""Paths whose bodies are JSON lines."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,8 @@ class RequestLog:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                if scope["state"].get(REPLAYED):
+                    headers["Idempotency-Replayed"] = "true"
             await send(message)
 
         try:
@@ -142,7 +148,7 @@ class JsonBodies:
             await self.app(scope, receive, send)
             return
         try:
-            body = await self._read(Headers(scope=scope), receive)
+            body = await self._read(Headers(scope=scope), receive, lines=scope["path"] in TAKES_LINES)
         except ClientLeft:
             return
         except AppError as refusal:
@@ -159,7 +165,7 @@ class JsonBodies:
 
         await self.app(scope, receive_again, send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive, *, lines: bool) -> bytes:
         """The whole body. Raises TooLarge, UnsupportedMediaType, ClientLeft."""
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
@@ -173,7 +179,7 @@ class JsonBodies:
             if size > self._limit:
                 await self._refuse_size(receive, size)
             parts.append(part)
-        if size and not _is_json(headers.get("content-type")):
+        if size and not _is_json(headers.get("content-type"), lines=lines):
             raise UnsupportedMediaType("Bodies are JSON: send Content-Type: application/json")
         return b"".join(parts)
 
@@ -199,9 +205,11 @@ async def _next_part(receive: Receive) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-def _is_json(content_type: str | None) -> bool:
-    """Whether a body of this type is JSON. One without a type is taken at its word."""
+def _is_json(content_type: str | None, *, lines: bool) -> bool:
+    """Whether a body of this type is JSON, or lines of it. One without a type is taken at its word."""
     if not content_type:
         return True
     kind = content_type.partition(";")[0].strip().lower()
+    if lines and kind in ("application/x-ndjson", "application/jsonl", "application/octet-stream"):
+        return True
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

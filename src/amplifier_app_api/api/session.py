@@ -6,12 +6,14 @@ from fastapi import Query, Response
 
 from amplifier_app_api.api.deps import Paging, SessionId, Sessions
 from amplifier_app_api.api.filters import TagFilter
+from amplifier_app_api.api.idempotency import KEYED, Once
 from amplifier_app_api.api.refusals import CHANGING, OPENING, READING, documented
 from amplifier_app_api.api.routing import json_router
 from amplifier_app_api.core.config_manager import ConfigNotFound, RevisionNotFound
 from amplifier_app_api.core.fields import tag_pair
+from amplifier_app_api.core.idempotency import KeptAnswer, RequestKey
 from amplifier_app_api.core.session_manager import SessionBusy, SessionClosed, SessionNotFound
-from amplifier_app_api.models import SessionCreateRequest, SessionListResponse, SessionResponse, SessionStatus
+from amplifier_app_api.models import Session, SessionCreateRequest, SessionListResponse, SessionResponse, SessionStatus
 from amplifier_app_api.models.fields import Text
 from amplifier_app_api.models.responses import Acknowledgement
 from amplifier_app_api.models.session import MessageListResponse, SessionPatchRequest
@@ -19,18 +21,29 @@ from amplifier_app_api.models.session import MessageListResponse, SessionPatchRe
 router = json_router(prefix="/sessions", tag="sessions")
 
 
-@router.post("", status_code=201, responses=documented(ConfigNotFound, RevisionNotFound, *OPENING, *CHANGING))
-async def create_session(body: SessionCreateRequest, sessions: Sessions, response: Response) -> SessionResponse:
+@router.post("", status_code=201, responses=documented(ConfigNotFound, RevisionNotFound, *KEYED, *OPENING, *CHANGING))
+async def create_session(
+    body: SessionCreateRequest, sessions: Sessions, response: Response, once: Once
+) -> SessionResponse:
     """Open a session that runs a Config. A refusal stores nothing."""
-    session = await sessions.create_session(
-        body.config_id,
-        revision=body.revision,
-        variables=body.variables,
-        title=body.title,
-        tags=body.tags,
-        working_dir=body.working_dir,
-        allow_missing=body.allow_missing,
-    )
+
+    async def create(key: RequestKey | None) -> Session:
+        return await sessions.create_session(
+            body.config_id,
+            revision=body.revision,
+            variables=body.variables,
+            title=body.title,
+            tags=body.tags,
+            working_dir=body.working_dir,
+            allow_missing=body.allow_missing,
+            budget=body.budget,
+            key=key,
+        )
+
+    async def created_before(kept: KeptAnswer) -> Session:
+        return Session.model_validate(kept.answer)
+
+    session = await once(create, created_before)
     response.headers["Location"] = f"/sessions/{session.session_id}"
     return SessionResponse.of(session, "Session created successfully")
 
@@ -42,9 +55,12 @@ async def list_sessions(
     tag: TagFilter = None,
     status: Annotated[SessionStatus | None, Query(description="Only sessions with this status")] = None,
     config_id: Annotated[Text | None, Query(max_length=200, description="Only sessions of this Config")] = None,
+    parent_id: Annotated[Text | None, Query(max_length=200, description="Only children of this session")] = None,
 ) -> SessionListResponse:
-    """The sessions, newest change first."""
-    found = await sessions.page_sessions(page, status=status, config_id=config_id, tag=tag_pair(tag))
+    """The sessions, newest change first. Children are listed only when their parent is named."""
+    found = await sessions.page_sessions(
+        page, status=status, config_id=config_id, tag=tag_pair(tag), parent_id=parent_id
+    )
     return SessionListResponse(
         sessions=found.items,
         total=found.total,

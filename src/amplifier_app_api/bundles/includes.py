@@ -57,8 +57,13 @@ def load_source(text: str, sources: Sources, *, folder: Path | None = None, agen
     `folder` is where a relative path starts. A bundle that cannot be loaded is an empty one with problems.
     Without `agents` the files of the agents are left alone.
     """
+    return load_from(Bundle(folder=folder), text, sources, agents=agents)
+
+
+def load_from(includer: Bundle, text: str, sources: Sources, *, agents: bool = True) -> Loaded:
+    """`load_source` as a bundle that includes `text` sees it: with its folder and its namespaces."""
     walk = _Walk(sources)
-    composed, _ = walk.load(text, Bundle(folder=folder), _Chain())
+    composed, _ = walk.load(text, includer, _Chain())
     return walk.finished(composed or Bundle(), agents=agents)
 
 

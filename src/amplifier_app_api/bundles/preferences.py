@@ -61,9 +61,16 @@ def prefer(plan: Mapping[str, Any], preferences: Iterable[Preference]) -> dict[s
 
 
 async def prefer_existing(plan: Mapping[str, Any], preferences: Iterable[Preference], models: Models) -> dict[str, Any]:
-    """`prefer`, where a model with `*`, `?` or `[` is a pattern for those its provider has.
+    """`prefer`, where a model with `*`, `?` or `[` is a pattern for those its provider has."""
+    chosen = await choose(plan, preferences, models)
+    return prefer(plan, [] if chosen is None else [chosen])
 
-    Of several the last by plain text order is taken; a pattern that matches none passes to the next preference.
+
+async def choose(plan: Mapping[str, Any], preferences: Iterable[Preference], models: Models) -> Preference | None:
+    """The first preference that the plan can serve, its model a name and no pattern.
+
+    Of several models that match the last by plain text order is taken; a pattern that matches none passes to the
+    next preference.
     """
     for preference in _checked(preferences):
         index = _entry_for(plan, preference["provider"])
@@ -73,8 +80,8 @@ async def prefer_existing(plan: Mapping[str, Any], preferences: Iterable[Prefere
         if any(mark in preference["model"] for mark in "*?["):
             model = _best(await models(plan["providers"][index]), preference["model"])
         if model is not None:
-            return _promoted(plan, index, preference, model)
-    return copy.deepcopy(dict(plan))
+            return {**preference, "model": model}
+    return None
 
 
 def mounted_names(entry: Mapping[str, Any]) -> tuple[str, ...]:

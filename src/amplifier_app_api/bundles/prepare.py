@@ -23,7 +23,7 @@ from .dependencies import Installer
 from .document import Document
 from .fetched import Fetched, FetchOnce, Unresolved
 from .folders import AllowedFolders, FileStamp
-from .includes import Loaded, load_document
+from .includes import Loaded, load_document, load_from
 from .locating import Sources
 from .mentions import Expansion, MentionScope, expand_mentions
 from .mount_plan import kernel_plan
@@ -35,7 +35,7 @@ from .values import is_list, is_mapping, is_text, pointer, pointer_parts, quoted
 from .variables import VariableUse, find_variables
 from .waiting import in_waiting_thread
 
-__all__ = ["PreparedBundle", "Sources", "activate_further", "prepare"]
+__all__ = ["PreparedBundle", "Sources", "activate_further", "load_further", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -115,11 +115,26 @@ async def activate_further(prepared: PreparedBundle, module: str, source: str | 
     if not source:
         raise Unresolved("module_not_found", f"{module} is no module of this bundle, and no source says where it is.")
     wanted = Bundle(tools=({"module": module, "source": source},), folder=prepared.bundle.folder)
-    readable = (*sources.roots, *(fetched.source_root for fetched in prepared.sources))
-    active, problems = await in_waiting_thread(activate, wanted, replace(sources, roots=readable))
+    active, problems = await in_waiting_thread(activate, wanted, _with_fetched(sources, prepared))
     if problems:
         raise Unresolved(problems[0].item.code, problems[0].item.detail)
     return active[module]
+
+
+async def load_further(prepared: PreparedBundle, text: str, sources: Sources) -> Bundle:
+    """One more bundle, which something at run time asks for by `namespace:path`, as the prepared one would include it.
+
+    `Unresolved` when there is none, or it cannot be read.
+    """
+    loaded = await in_waiting_thread(load_from, prepared.bundle, text, _with_fetched(sources, prepared))
+    if loaded.problems:
+        raise Unresolved(loaded.problems[0].code, loaded.problems[0].detail)
+    return loaded.bundle
+
+
+def _with_fetched(sources: Sources, prepared: PreparedBundle) -> Sources:
+    """The sources with what was fetched for a bundle among the folders that may be read."""
+    return replace(sources, roots=(*sources.roots, *(fetched.source_root for fetched in prepared.sources)))
 
 
 async def prepare(document: Document, *, sources: Sources, installer: Installer | None = None) -> PreparedBundle:

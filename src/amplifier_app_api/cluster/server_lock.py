@@ -1,23 +1,20 @@
-"""One server at a time.
+"""One server for a data folder, and one for a SQLite file.
 
-What a server finds at its start (turns that run, folders of sessions) it takes for left behind, so a second one
-on the same data must not start. The locks end with the process, however it ends: two file locks, on the data
-folder and beside a SQLite file; on PostgreSQL an advisory lock that lasts as long as its connection.
+What a server finds in its data folder at its start it takes for left behind, and on SQLite every turn that runs as
+well, so a second one on the same data must not start. The locks end with the process, however it ends. A PostgreSQL
+database takes any number of servers: they know of each other by their beats.
 """
 
 import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from amplifier_app_api.errors import Conflict
-from amplifier_app_api.storage.address import shown
 from amplifier_app_api.storage.database import Database
-
-SERVER_LOCK = 0x616D_706C_6901
 
 
 class AlreadyServed(Conflict):
@@ -35,29 +32,14 @@ class LockUnavailable(Conflict):
 
 
 @asynccontextmanager
-async def server_lock(
-    db: Database, data_dir: Path, *, on_lost: Callable[[], None] | None = None
-) -> AsyncGenerator[None]:
-    """Hold the data folder and the database, or refuse with `AlreadyServed`.
-
-    `on_lost` is called at most once, in the event loop, when PostgreSQL ends the lock early: from then on
-    another server may start.
-    """
-    async with AsyncExitStack() as held:
+async def server_lock(db: Database, data_dir: Path) -> AsyncGenerator[None]:
+    """Hold the data folder and the database file, or refuse with `AlreadyServed`."""
+    with ExitStack() as held:
         held.enter_context(_file_lock(data_dir / "lock", f"the data folder {data_dir}"))
         if db.path is not None:
             # By its real name: two links to one file are one database.
             real = await asyncio.to_thread(db.path.resolve)
             held.enter_context(_file_lock(real.with_name(f"{real.name}.lock"), f"the database {db.path}"))
-        else:
-            from amplifier_app_api.storage.advisory import advisory_lock  # brings the PostgreSQL driver with it
-
-            holder = await held.enter_async_context(advisory_lock(db.url, SERVER_LOCK, on_lost=on_lost))
-            if holder is not None:
-                raise AlreadyServed(
-                    f"The database {shown(db.url)} is in use by another server ({holder}). "
-                    "Stop that one, or give this one another database."
-                )
         yield
 
 

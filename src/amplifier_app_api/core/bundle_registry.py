@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.bundles import BUILTIN_BUNDLES, Sources
@@ -28,6 +29,7 @@ from amplifier_app_api.models.page import InvalidPage, Page, PageRequest, make_c
 from amplifier_app_api.models.principal import LOCAL, Principal
 from amplifier_app_api.storage import bundle_names as store
 from amplifier_app_api.storage.database import Database
+from amplifier_app_api.storage.idempotency import KeptAnswer, RequestKey, keep_key
 
 __all__ = ["BuiltInBundle", "BundleExists", "BundleNotFound", "BundleRegistry", "BundleUnresolved", "Refreshed"]
 
@@ -124,11 +126,18 @@ class BundleRegistry:
         return self._principal.tenant_id
 
     async def register_bundle(
-        self, uri: str, *, name: str | None = None, description: str | None = None, replace: bool = False
+        self,
+        uri: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        replace: bool = False,
+        key: RequestKey | None = None,
     ) -> tuple[RegisteredBundle, bool]:
         """Let `name` stand for `uri`, and say whether it is new. Without a name the URI's last part is it.
 
-        A name that is taken is `BundleExists`; `replace` gives it the new URI, unless it is built in.
+        A name that is taken is `BundleExists`; `replace` gives it the new URI, unless it is built in. `key` is kept
+        with it.
         """
         valid(BundleRegisterRequest, {"description": description})
         checked_uri(uri)
@@ -140,14 +149,23 @@ class BundleRegistry:
             if before is None and count >= MAX_NAMES:
                 raise TooManyBundles
 
+        def put(conn: Connection) -> tuple[RegisteredBundle, bool]:
+            bundle, is_new = store.put_bundle(
+                conn, chosen, uri=uri, description=description, allow=allow, within=self._tenant
+            )
+            keep_key(conn, key, chosen, answer={"bundle": bundle.model_dump(mode="json"), "is_new": is_new})
+            return bundle, is_new
+
         for _ in range(PUT_TRIES):
             try:
-                return await self._db.write(
-                    store.put_bundle, chosen, uri=uri, description=description, allow=allow, within=self._tenant
-                )
+                return await self._db.write(put)
             except IntegrityError:  # somebody else brought the name meanwhile: now it is there to be replaced
                 continue
         raise BundleExists.registered(chosen)
+
+    async def registered_before(self, kept: KeptAnswer) -> tuple[RegisteredBundle, bool]:
+        """What a request with the same key registered, as it was then."""
+        return RegisteredBundle.model_validate(kept.answer["bundle"]), kept.answer["is_new"]
 
     async def get_bundle(self, name: str) -> RegisteredBundle | None:
         """What a name stands for."""

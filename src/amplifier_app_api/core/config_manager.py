@@ -33,6 +33,7 @@ from amplifier_app_api.models.principal import LOCAL, Principal
 from amplifier_app_api.storage import configs as store
 from amplifier_app_api.storage.configs import ConfigInUse
 from amplifier_app_api.storage.database import Database
+from amplifier_app_api.storage.idempotency import KeptAnswer, RequestKey
 
 __all__ = [
     "ConfigContended",
@@ -112,9 +113,15 @@ class ConfigManager:
     # --- create, read, change, delete ---
 
     async def create_config(
-        self, name: str, yaml_content: str, description: str | None = None, tags: dict[str, str] | None = None
+        self,
+        name: str,
+        yaml_content: str,
+        description: str | None = None,
+        tags: dict[str, str] | None = None,
+        *,
+        key: RequestKey | None = None,
     ) -> Config:
-        """Store a bundle. A text that is no storable bundle is an `Invalid`, a ValueError."""
+        """Store a bundle. A text that is no storable bundle is an `Invalid`, a ValueError. `key` is kept with it."""
         fields = valid(
             ConfigCreateRequest, {"name": name, "yaml_content": yaml_content, "description": description, "tags": tags}
         )
@@ -128,7 +135,15 @@ class ConfigManager:
             tags=fields.tags or {},
             by=self._principal.subject,
             within=self._principal.tenant_id,
+            key=key,
         )
+
+    async def created_before(self, kept: KeptAnswer) -> Config:
+        """The Config that a request with the same key created, as it was then. Deleted since: `ConfigNotFound`."""
+        first = await self.get_revision(kept.resource_id, kept.answer["revision"])
+        if first is None:
+            raise ConfigNotFound(kept.resource_id)
+        return Config.model_validate({**kept.answer, "yaml_content": first.yaml_content})
 
     async def get_config(self, config_id: str) -> Config | None:
         """The Config with its newest text."""

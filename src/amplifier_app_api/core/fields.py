@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from amplifier_app_api.errors import ErrorItem, Unprocessable
 from amplifier_app_api.models.config import ConfigUpdateRequest
-from amplifier_app_api.models.fields import storable_text
+from amplifier_app_api.models.fields import place_of, storable_text
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,4 +62,4 @@ def is_storable(text: str) -> bool:
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place_of(location))

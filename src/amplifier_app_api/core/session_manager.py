@@ -4,10 +4,8 @@
 of `async with`. A server gives one runtime to all its managers. How a turn runs is the runtime's business.
 """
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,52 +15,34 @@ from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.core.config_manager import ConfigNotFound, RevisionNotFound
 from amplifier_app_api.core.fields import is_storable, merged_tags, valid
+from amplifier_app_api.core.session_turns import SessionTurns, TurnFailure
 from amplifier_app_api.core.vault import SessionVault
-from amplifier_app_api.errors import AppError
-from amplifier_app_api.events.stream import Follower, items_of
+from amplifier_app_api.events.place import Place
+from amplifier_app_api.events.stream import Follower
 from amplifier_app_api.models.page import DEFAULT_LIMIT, Page, PageRequest
 from amplifier_app_api.models.principal import LOCAL, Principal
-from amplifier_app_api.models.session import (
-    CancelRequest,
-    MessageRequest,
-    Session,
-    SessionCreateRequest,
-    SessionPatchRequest,
-    SessionStatus,
-)
-from amplifier_app_api.models.turn import Message, TurnStatus
-from amplifier_app_api.runtime.accept import Incoming, SessionBusy
+from amplifier_app_api.models.session import Session, SessionCreateRequest, SessionPatchRequest, SessionStatus
+from amplifier_app_api.models.turn import Budget, Message
+from amplifier_app_api.runtime.accept import SessionBusy
 from amplifier_app_api.runtime.options import RuntimeOptions
-from amplifier_app_api.runtime.outcome import Outcome
 from amplifier_app_api.runtime.pool import SessionClosed, SessionNotFound, SessionRuntime
+from amplifier_app_api.runtime.refusals import TurnNotFound
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import get_config, get_revision
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.events import StoredEvent
+from amplifier_app_api.storage.idempotency import RequestKey
 from amplifier_app_api.storage.lifecycle import edit_session
+from amplifier_app_api.storage.log import page_events
 from amplifier_app_api.storage.messages import all_messages, list_messages
+from amplifier_app_api.storage.queue import cancel_queued
 from amplifier_app_api.storage.sessions import SessionRecord, get_session, list_sessions
 from amplifier_app_api.storage.turns import open_turn_of
 
-__all__ = ["SessionBusy", "SessionClosed", "SessionManager", "SessionNotFound", "TurnFailure"]
+__all__ = ["SessionBusy", "SessionClosed", "SessionManager", "SessionNotFound", "TurnFailure", "TurnNotFound"]
 
 
-class TurnFailure(AppError):
-    """The turn that answers a message failed. Status and code are those of the failure, `turn_id` names the turn."""
-
-    title = "The turn failed"
-
-    def __init__(self, outcome: Outcome) -> None:
-        failure = outcome.failure
-        if failure is None:
-            raise LookupError("a failed turn has a failure")
-        headers = {} if failure.retry_after is None else {"Retry-After": str(max(1, round(failure.retry_after)))}
-        super().__init__(failure.detail, facts={"turn_id": outcome.turn_id}, headers=headers)
-        self.status = failure.status
-        self.code = failure.code
-
-
-class SessionManager:
+class SessionManager(SessionTurns):
     """Creates, resumes, lists and deletes sessions, and runs their turns, within one tenant."""
 
     def __init__(
@@ -95,10 +75,6 @@ class SessionManager:
         if self._owns_runtime:
             await self._runtime.close()
 
-    @property
-    def _tenant(self) -> str:
-        return self._principal.tenant_id
-
     # Sessions.
 
     async def create_session(
@@ -111,12 +87,14 @@ class SessionManager:
         tags: Mapping[str, str] | None = None,
         working_dir: str | None = None,
         allow_missing: bool = False,
+        budget: Budget | None = None,
+        key: RequestKey | None = None,
     ) -> Session:
         """Open a session of a Config, on its newest revision or the one that is named.
 
         `variables` fill `${NAME}` of the bundle and are sealed at rest. A bundle that cannot run, or a module
         that does not mount, is a refusal and stores nothing; `allow_missing` opens without tools and hooks that
-        do not mount.
+        do not mount. `budget` bounds what its turns use together. `key` is kept with the session.
         """
         valid(
             SessionCreateRequest,
@@ -128,6 +106,7 @@ class SessionManager:
                 "tags": None if tags is None else dict(tags),
                 "working_dir": working_dir,
                 "allow_missing": allow_missing,
+                "budget": budget,
             },
         )
         number, text = await self._text_of(config_id, revision)
@@ -140,6 +119,7 @@ class SessionManager:
             status=SessionStatus.ACTIVE,
             title=title,
             tags=dict(tags or {}),
+            budget=budget,
             created_at=now,
             updated_at=now,
         )
@@ -152,7 +132,7 @@ class SessionManager:
             epoch=1,
         )
         try:
-            return await self._runtime.create(record, text, variables or {})
+            return await self._runtime.create(record, text, variables or {}, key=key)
         except IntegrityError:  # the Config was deleted while its session was opened
             raise ConfigNotFound(config_id) from None
 
@@ -172,6 +152,17 @@ class SessionManager:
         if not is_storable(session_id):
             return None
         return await self._runtime.resume(session_id, within=self._tenant)
+
+    async def upgrade_session(self, session_id: str, revision: int | None = None) -> Session | None:
+        """Move a session to the newest revision of its Config, or to the one that is named, in either direction.
+
+        The revision is opened first: a refusal changes nothing. `SessionBusy` while a turn runs.
+        """
+        record = await self._record(session_id)
+        if record is None:
+            return None
+        number, text = await self._text_of(record.session.config_id, revision)
+        return await self._runtime.upgrade(session_id, number, text, within=self._tenant)
 
     async def get_session(self, session_id: str) -> Session | None:
         """The session, or None."""
@@ -198,25 +189,35 @@ class SessionManager:
         status: str | None = None,
         config_id: str | None = None,
         tag: tuple[str, str] | None = None,
+        parent_id: str | None = None,
     ) -> Page[Session]:
-        """One page of those that match, newest change first."""
-        if not all(is_storable(text) for text in (status or "", config_id or "", *(tag or ()))):
+        """One page of those that match, newest change first: children of `parent_id`, or sessions without a parent."""
+        if not all(is_storable(text) for text in (status or "", config_id or "", parent_id or "", *(tag or ()))):
             return Page([], 0)
         return await self._db.read(
-            list_sessions, page, within=self._tenant, status=status, config_id=config_id, tag=tag
+            list_sessions,
+            page,
+            within=self._tenant,
+            status=status,
+            config_id=config_id,
+            tag=tag,
+            parent_id=parent_id,
         )
 
     async def patch_session(self, session_id: str, changes: Mapping[str, Any]) -> Session | None:
         """Change `title`, `tags` (null removes a tag, null clears all) or `status`; what is absent stays.
 
-        Closing a session with a status while a turn runs is `SessionBusy`; opening a closed one again is
-        `resume_session`'s.
+        Closing a session with a status while a turn runs is `SessionBusy`; turns that wait are cancelled. Opening a
+        closed one again is `resume_session`'s.
         """
         valid(SessionPatchRequest, changes)
         if not is_storable(session_id):
             return None
-        changed, stored = await self._db.write(_patch, session_id, changes, within=self._tenant)
+        cancelled: list[str] = []
+        changed, stored = await self._db.write(_patch, session_id, changes, cancelled, within=self._tenant)
         self._runtime.publish(session_id, stored)
+        for turn_id in cancelled:
+            self._runtime.turns.tell(turn_id)
         if changed is not None and changed.status is not SessionStatus.ACTIVE:
             await self._runtime.release([session_id], within=self._tenant)
         return changed
@@ -225,72 +226,23 @@ class SessionManager:
         """Delete a session with its transcript; a running turn is cancelled first. False: there was none."""
         return is_storable(session_id) and await self._runtime.delete(session_id, within=self._tenant)
 
-    # Turns.
+    # Following.
 
-    async def send_message(
-        self, session_id: str, message: str, context: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Send a message and wait for the outcome of its turn.
-
-        Returns `{session_id, turn_id, status, stop_reason, response, usage, metadata: {config_id, revision}}`.
-        A failed turn is a `TurnFailure`. The turn goes on when the caller leaves.
-        """
-        valid(MessageRequest, {"message": message, "context": context})
-        self._require_storable(session_id)
-        turn = await self._runtime.send(session_id, Incoming(message, context), within=self._tenant)
-        outcome = await asyncio.shield(turn.outcome)
-        if outcome.status is TurnStatus.FAILED:
-            raise TurnFailure(outcome)
-        return {
-            "session_id": session_id,
-            "turn_id": outcome.turn_id,
-            "status": outcome.status.value,
-            "stop_reason": outcome.stop_reason.value,
-            "response": outcome.response or "",
-            "usage": outcome.usage.model_dump(),
-            "metadata": {"config_id": turn.config_id, "revision": turn.revision},
-        }
-
-    async def open_stream(self, session_id: str, message: str, context: dict[str, Any] | None = None) -> Follower:
-        """Send a message and follow its turn. Every refusal comes before this returns."""
-        valid(MessageRequest, {"message": message, "context": context})
-        self._require_storable(session_id)
-        return await self._runtime.stream(session_id, Incoming(message, context), within=self._tenant)
-
-    def _require_storable(self, session_id: str) -> None:
+    async def follow(
+        self,
+        session_id: str,
+        *,
+        after: int | Place,
+        types: Collection[str] | None = None,
+        children: bool = False,
+    ) -> Follower:
+        """Follow a session's events from a number or a place on: all, or these types; with its children's, if asked."""
         if not is_storable(session_id):
             raise SessionNotFound(session_id)
-
-    async def stream_message(
-        self, session_id: str, message: str, context: dict[str, Any] | None = None
-    ) -> AsyncGenerator[dict[str, Any]]:
-        """Send a message and yield what happens, as the payloads of the event stream.
-
-        The first is `connected`; the last two are `response` and `done`, or the last is `error` when the turn
-        failed. A refusal is raised on the first step.
-        """
-        async with aclosing(items_of(await self.open_stream(session_id, message, context))) as items:
-            async for item in items:
-                yield item.payload()
-
-    async def cancel(self, session_id: str, *, immediate: bool = True) -> dict[str, Any]:
-        """Stop the running turn, at once or after the tools that run. With nothing to cancel nothing changes."""
-        valid(CancelRequest, {"immediate": immediate})
-        if await self.get_session(session_id) is None:
-            raise SessionNotFound(session_id)
-        stopped = await self._runtime.cancel(session_id, within=self._tenant, immediate=immediate)
-        turn_id, status = stopped or (None, None)
-        return {
-            "session_id": session_id,
-            "turn_id": turn_id,
-            "status": status,
-            "message": "Cancellation requested" if stopped else "Nothing to cancel",
-        }
-
-    async def follow(self, session_id: str, *, after: int) -> Follower:
-        """Follow a session's events from a number on."""
-        self._require_storable(session_id)
-        follower = self._runtime.follow(session_id, after=after, within=self._tenant)
+        place = after if isinstance(after, Place) else Place(after)
+        follower = self._runtime.following.session(
+            session_id, place, within=self._tenant, types=types, children=children
+        )
         # Looked up only now: a session that is deleted from here on ends its followers.
         try:
             if await self.get_session(session_id) is None:
@@ -299,6 +251,14 @@ class SessionManager:
             await follower.close()
             raise
         return follower
+
+    async def page_events(
+        self, session_id: str, page: PageRequest, *, after: int = 0, types: Collection[str] | None = None
+    ) -> Page[StoredEvent] | None:
+        """One page of a session's log after a number, oldest first; only these types when some are named."""
+        if await self.get_session(session_id) is None:
+            return None
+        return await self._db.read(page_events, session_id, page, after=after, types=types, within=self._tenant)
 
     # The transcript.
 
@@ -314,8 +274,10 @@ class SessionManager:
 
 
 def _patch(
-    conn: Connection, session_id: str, changes: Mapping[str, Any], *, within: str
+    conn: Connection, session_id: str, changes: Mapping[str, Any], cancelled: list[str], *, within: str
 ) -> tuple[Session | None, list[StoredEvent]]:
+    waiting: list[StoredEvent] = []
+
     def edit(session: Session) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if "title" in changes:
@@ -329,9 +291,11 @@ def _patch(
             raise SessionClosed(f"the session is {session.status}; resume it instead of setting its status")
         if (running := open_turn_of(conn, session_id)) is not None:
             raise SessionBusy("the session is running a turn; cancel it first", facts={"turn_id": running})
+        cancelled[:], waiting[:] = cancel_queued(conn, session_id, within=within)
         return {**values, "status": status.value}
 
-    return edit_session(conn, session_id, edit, within=within)
+    changed, stored = edit_session(conn, session_id, edit, within=within)
+    return changed, [*waiting, *stored]
 
 
 def default_data_dir(db: Database) -> Path:

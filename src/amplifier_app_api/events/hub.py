@@ -1,10 +1,13 @@
 """From whoever records events to whoever follows them, in this process."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from amplifier_app_api.events.delta_log import DeltaLog
 from amplifier_app_api.events.item import StreamItem
+from amplifier_app_api.events.tail import Tail, Writer
 from amplifier_app_api.models.event import Delta
+from amplifier_app_api.storage.events import StoredEvent
 
 DEFAULT_BUFFER_BYTES = 1024 * 1024
 
@@ -94,6 +97,11 @@ class SessionFeed:
             for subscription in self._subscriptions:
                 subscription.push(item)
 
+    def publish_one(self, item: StreamItem) -> None:
+        """Hand one item to every follower."""
+        for subscription in self._subscriptions:
+            subscription.push(item)
+
     def subscribe(self) -> Subscription:
         """Follow from now on."""
         subscription = Subscription(self, self._hub.buffer_bytes)
@@ -115,12 +123,17 @@ class SessionFeed:
 
 
 class EventHub:
-    """The feeds of the sessions that somebody follows now."""
+    """The feeds of the sessions that somebody follows now, and the tails of the turns that run here.
+
+    `delta_log` makes rows of what running turns say; without one nothing of an unfinished answer is kept.
+    """
 
     def __init__(self, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> None:
         self.buffer_bytes = buffer_bytes
         self.closed = False
+        self.delta_log: DeltaLog | None = None
         self._feeds: dict[str, SessionFeed] = {}
+        self._tails: dict[str, Tail] = {}
 
     def subscribe(self, session_id: str) -> Subscription:
         """Follow a session from now on."""
@@ -135,6 +148,49 @@ class EventHub:
         feed = self._feeds.get(session_id)
         if feed is not None:
             feed.publish(items)
+
+    def open_tail(
+        self,
+        *,
+        tenant_id: str,
+        session_id: str,
+        turn_id: str,
+        epoch: int,
+        seq: int,
+        writer: Writer,
+    ) -> Tail:
+        """The tail of a turn that begins to run here; it takes the place of an earlier one of its session."""
+        tail = Tail(
+            tenant_id=tenant_id,
+            session_id=session_id,
+            turn_id=turn_id,
+            epoch=epoch,
+            seq=seq,
+            writer=writer,
+            on_text=None if self.delta_log is None else self.delta_log.add,
+        )
+        if (earlier := self._tails.get(session_id)) is not None:
+            earlier.close()
+        self._tails[session_id] = tail
+        return tail
+
+    def tail(self, session_id: str) -> Tail | None:
+        """The tail of the turn that runs here in this session."""
+        return self._tails.get(session_id)
+
+    def close_tail(self, tail: Tail) -> None:
+        """The turn is over, or not ours any more: from now on the rows have everything."""
+        tail.close()
+        if self._tails.get(tail.session_id) is tail:
+            del self._tails[tail.session_id]
+
+    def tell(self, session_id: str, events: Sequence[StoredEvent]) -> None:
+        """Events that were committed beside a running turn, or while none runs: followers get them in their place."""
+        tail = self._tails.get(session_id)
+        if tail is None:
+            self.publish(session_id, (StreamItem.of_event(event) for event in events))
+        else:
+            tail.writer.saw(events)
 
     def forget(self, session_id: str, feed: SessionFeed) -> None:
         """Drop a feed that nobody follows. Another one that took its place since stays."""

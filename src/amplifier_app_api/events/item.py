@@ -16,7 +16,7 @@ class StreamItem:
     same object goes to every follower, so that everything is encoded once.
     """
 
-    __slots__ = ("_frame", "data", "delta", "id", "seq", "turn_id", "type")
+    __slots__ = ("_fields", "_frame", "data", "delta", "id", "seq", "turn_id", "type")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class StreamItem:
         self.turn_id = turn_id
         self.delta = delta
         self._frame: bytes | None = None
+        self._fields: dict[str, Any] | None = None
 
     @classmethod
     def of_event(cls, event: StoredEvent) -> "StreamItem":
@@ -75,6 +76,13 @@ class StreamItem:
     def payload(self) -> dict[str, Any]:
         """The JSON of the line, as a dict."""
         return cast("dict[str, Any]", orjson.loads(self.data))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The JSON of the line, taken apart once for all who look into it; nobody changes it."""
+        if self._fields is None:
+            self._fields = self.payload()
+        return self._fields
 
     @property
     def size(self) -> int:

@@ -1,19 +1,38 @@
-"""Following a session: the rows first, then live, without a gap or a repeat."""
+"""Following a session: the rows first, then live, without a gap or a repeat, down to the code point.
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+A follower subscribes before it reads the first row, so that nothing falls between the two. What it reads and what
+comes are put together by `Seen`; when something does not follow on what the reader has, and when nothing came for a
+while, the rows and the running turn's tail are read again: a lost hint costs a moment and no event.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from amplifier_app_api.events.hub import EventHub, Subscription
 from amplifier_app_api.events.item import StreamItem
+from amplifier_app_api.events.place import Place
+from amplifier_app_api.events.seen import Behind, PieceOfText, Seen
 from amplifier_app_api.models.event import TERMINAL_TYPES
-from amplifier_app_api.storage.events import StoredEvent
+from amplifier_app_api.storage.log import LogPart
 
-__all__ = ["Follower", "SessionFollower", "StreamItem", "TurnFollower", "items_of"]
+__all__ = ["FilteredFollower", "Follower", "SessionFollower", "SessionLog", "StreamItem", "TurnFollower", "items_of"]
 
 READ_PAGE = 500
+POLL_SECONDS = 1.0
+"""How often the rows of a session are read that another process may be running."""
 
-ReadAfter = Callable[[int, int], Awaitable[list[StoredEvent]]]
-"""Reads at most so many events after a number: `(after, limit)`."""
+
+class SessionLog(Protocol):
+    """The rows of one session."""
+
+    async def read(self, after: int, *, limit: int, deltas: bool) -> LogPart:
+        """What follows a number, at most `limit` events; with the pieces that are rows when `deltas` says so."""
+        ...
+
+    async def turn_at(self, seq: int) -> str | None:
+        """The turn that ran when the event with this number was the last."""
+        ...
 
 
 class Follower(Protocol):
@@ -29,53 +48,123 @@ class Follower(Protocol):
 
 
 class SessionFollower:
-    """Follows a session from a number on, for as long as the reader stays.
+    """Follows a session from a place on, for as long as the reader stays.
 
-    The subscription begins before the first row is read, so that nothing falls between the two. When nothing
-    comes for a while the rows are read again: what another process wrote, or a lost hint, costs a moment and
-    no event.
+    `runs_here` says whether everything that happens in the session is told in this process; while it does not, the
+    rows are read every second. `subscription` is one that began before, say before a message was accepted: with it
+    nothing is read until something is missing, and without a place the first that comes is where it begins.
     """
 
-    def __init__(self, hub: EventHub, session_id: str, read: ReadAfter, *, after: int) -> None:
+    def __init__(
+        self,
+        hub: EventHub,
+        session_id: str,
+        log: SessionLog,
+        *,
+        after: Place | None,
+        runs_here: Callable[[], bool],
+        subscription: Subscription | None = None,
+    ) -> None:
+        self._hub = hub
         self._session_id = session_id
-        self._subscription = hub.subscribe(session_id)
-        self._read = read
-        self._last = after
-        self._behind = True
+        self._subscription = subscription or hub.subscribe(session_id)
+        self._log = log
+        self._after = after
+        self._runs_here = runs_here
+        self._seen: Seen | None = None
+        self._behind = subscription is None
+        self._has_read = False
 
     async def next_batch(self, timeout: float) -> list[StreamItem] | None:  # noqa: ASYNC109 - the wait of one read
-        if self._behind:
-            rows = await self._read(self._last, READ_PAGE)
-            self._behind = len(rows) == READ_PAGE
-            if rows:
-                self._last = rows[-1].seq
-                return [StreamItem.of_event(row) for row in rows]
-        items = await self._subscription.take(timeout)
-        if items is None:
-            self._behind = True
-            return None
-        if self._subscription.lagged:
-            return await self._lagged()
-        return await self._new(items, timeout)
-
-    async def _new(self, items: list[StreamItem], timeout: float) -> list[StreamItem] | None:  # noqa: ASYNC109
-        fresh: list[StreamItem] = []
-        for item in items:
-            if item.seq is not None:
-                if item.seq <= self._last:
-                    continue
-                if item.seq > self._last + 1:  # a hint was lost: the rows have what is between
-                    self._behind = True
-                    break
-                self._last = item.seq
-            elif item.delta is not None and item.delta.seq < self._last:
+        until = asyncio.get_running_loop().time() + timeout
+        while True:
+            if self._behind and (batch := await self._from_rows()):
+                return batch
+            if self._behind:  # one page of the log had nothing new for this reader
                 continue
-            fresh.append(item)
-        if fresh or not items:
-            return fresh
-        return await self.next_batch(timeout)
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            items = await self._subscription.take(left if self._runs_here() else min(left, POLL_SECONDS))
+            if items is None:
+                self._behind = True
+                if asyncio.get_running_loop().time() >= until:
+                    return None
+                continue
+            if self._subscription.lagged:
+                return self._lagged()
+            if not items:
+                return []
+            if batch := await self._from_feed(items):
+                return batch
 
-    async def _lagged(self) -> list[StreamItem]:
+    async def _place(self, first: StreamItem | None = None) -> Seen | None:
+        if self._seen is None:
+            after, turn_id = self._after, None
+            if after is None and first is not None:
+                after = Place(first.delta.seq if first.delta is not None else (first.seq or 1) - 1)
+            if after is None:
+                return None
+            if after.inside is not None:
+                turn_id = await self._log.turn_at(after.seq)
+            self._seen = Seen(self._session_id, after, turn_id)
+        return self._seen
+
+    async def _from_feed(self, items: Sequence[StreamItem]) -> list[StreamItem]:
+        seen = self._seen or await self._place(items[0])
+        out: list[StreamItem] = []
+        if seen is None:
+            return out
+        try:
+            for item in items:
+                if item.delta is not None:
+                    seen.delta(item, item.delta, out)
+                else:
+                    seen.event(item, out)
+        except Behind:
+            # What is left of the batch is in the rows and the tail as well.
+            self._behind = True
+        seen.caught_up()
+        return out
+
+    async def _from_rows(self) -> list[StreamItem]:
+        seen = await self._place()
+        self._behind = False
+        if seen is None:
+            return []
+        # A turn that runs here has its whole answer in memory; of any other the rows have what there is.
+        part = await self._log.read(seen.seq, limit=READ_PAGE, deltas=self._hub.tail(self._session_id) is None)
+        if part.gone:  # deleted, maybe through another process
+            self._subscription.end()
+            return []
+        if part.last is not None and not self._has_read:
+            seen.begin_at_most(part.last)
+        self._has_read = True
+        tail = self._hub.tail(self._session_id)
+        pieces: Sequence[PieceOfText] = part.deltas if tail is None else tail.pieces
+        out: list[StreamItem] = []
+        seen.place_among(pieces)
+        for event in part.events:
+            if tail is not None and event.seq > tail.seq:
+                # Committed, and about to be told: followers get it in its place among the pieces.
+                tail.writer.look()
+                break
+            self._skip_to(event.seq - 1, seen, out)
+            seen.pieces(pieces, out, before=event.seq)
+            seen.event(StreamItem.of_event(event), out)
+        else:
+            self._skip_to(part.pruned, seen, out)
+            self._behind = len(part.events) == READ_PAGE
+        if not self._behind:
+            seen.pieces(pieces, out, before=seen.seq + 1)
+        return out
+
+    def _skip_to(self, seq: int, seen: Seen, out: list[StreamItem]) -> None:
+        """Tell that the events up to this number are gone, if the reader has not seen them."""
+        if seq > seen.seq:
+            fields = {"session_id": self._session_id, "requested": seen.seq, "oldest": seq + 1}
+            out.append(StreamItem.framing("stream.gap", **fields))
+            seen.skip_to(seq)
+
+    def _lagged(self) -> list[StreamItem]:
         if self._subscription.closed:
             return []
         self._subscription.end()
@@ -85,13 +174,42 @@ class SessionFollower:
         self._subscription.leave()
 
 
-class TurnFollower:
-    """Follows one turn to its end, framed for `POST …/stream`: `connected` first, `done` or `error` last."""
+class FilteredFollower:
+    """Shows of another follower's items only those of some types, and what tells of the stream itself."""
 
-    def __init__(self, subscription: Subscription, session_id: str, turn_id: str) -> None:
-        self._subscription = subscription
+    def __init__(self, follower: Follower, types: Collection[str]) -> None:
+        self._follower = follower
+        self._types = frozenset(types) | {"stream.gap", "stream.lagged", "child.event"}
+
+    async def next_batch(self, timeout: float) -> list[StreamItem] | None:  # noqa: ASYNC109 - the wait of one read
+        until = asyncio.get_running_loop().time() + timeout
+        while True:
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            batch = await self._follower.next_batch(left)
+            if not batch:
+                return batch
+            if shown := [item for item in batch if item.type in self._types]:
+                return shown
+            if asyncio.get_running_loop().time() >= until:
+                return None
+            await asyncio.sleep(0)  # a log that is read to its end without a match must let others run
+
+    async def close(self) -> None:
+        await self._follower.close()
+
+
+class TurnFollower:
+    """Follows one turn to its end, framed for `POST …/stream`: `connected` first, `done` or `error` last.
+
+    The turn may not have begun yet. What else happens in the session is left out. `ended` is the terminal event of a
+    turn of which the log has nothing any more.
+    """
+
+    def __init__(self, follower: Follower, session_id: str, turn_id: str, *, ended: StreamItem | None = None) -> None:
+        self._follower = follower
         self._session_id = session_id
         self._turn_id = turn_id
+        self._ended = ended
         self._begun = False
         self._over = False
 
@@ -100,30 +218,39 @@ class TurnFollower:
             return []
         if not self._begun:
             self._begun = True
-            return [StreamItem.framing("connected", session_id=self._session_id)]
-        items = await self._subscription.take(timeout)
-        if items is None:
-            return None
-        batch: list[StreamItem] = []
-        for item in items:
-            if item.turn_id != self._turn_id:
-                continue
-            batch.append(item)
-            if item.type in TERMINAL_TYPES:
-                batch.extend(self._closing(item))
+            connected = StreamItem.framing("connected", session_id=self._session_id)
+            if self._ended is None:
+                return [connected]
+            self._over = True
+            return [connected, *self._closing(self._ended)]
+        until = asyncio.get_running_loop().time() + timeout
+        while True:
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            batch = await self._follower.next_batch(left)
+            if batch is None:
+                return None
+            if not batch:
                 self._over = True
-                break
-        if self._subscription.lagged:
-            self._over = True
-            batch.append(StreamItem.framing("stream.lagged", session_id=self._session_id))
-        elif self._subscription.closed:
-            self._over = True
-        if batch or self._over:
-            return batch
-        return await self.next_batch(timeout)
+                return []
+            if shown := self._of_turn(batch):
+                return shown
+            if asyncio.get_running_loop().time() >= until:
+                return None
+
+    def _of_turn(self, batch: Sequence[StreamItem]) -> list[StreamItem]:
+        shown: list[StreamItem] = []
+        for item in batch:
+            if item.turn_id == self._turn_id:
+                shown.append(item)
+                if item.type in TERMINAL_TYPES:
+                    self._over = True
+                    return shown + self._closing(item)
+            elif item.type.startswith("stream."):
+                shown.append(item)
+        return shown
 
     def _closing(self, terminal: StreamItem) -> list[StreamItem]:
-        fields = terminal.payload()
+        fields = terminal.fields
         common: dict[str, Any] = {"session_id": self._session_id, "turn_id": self._turn_id}
         if terminal.type == "turn.failed":
             return [StreamItem.framing("error", **common, code=fields["code"], message=fields["error"])]
@@ -139,7 +266,7 @@ class TurnFollower:
         ]
 
     async def close(self) -> None:
-        self._subscription.leave()
+        await self._follower.close()
 
 
 async def items_of(follower: Follower) -> AsyncGenerator[StreamItem]:

@@ -6,12 +6,14 @@ delta is a piece of an answer while it is being made: it has no number, only its
 an event (`seq`, `session_id`, `turn_id`, `at`, `schema`) is added by the log.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from amplifier_app_api.models.turn import TokenUsage
+from amplifier_app_api.models.fields import Timestamp
+from amplifier_app_api.models.turn import TokenUsage, TurnStatus
 
 SCHEMA = 1
 
@@ -31,6 +33,14 @@ class SessionCreated(Event, frozen=True):
     forked_from: str | None = None
 
 
+class SessionUpgraded(Event, frozen=True):
+    """The session was moved to another revision of its Config."""
+
+    type: Literal["session.upgraded"] = "session.upgraded"
+    from_: int = Field(serialization_alias="from")
+    to: int
+
+
 class SessionClosed(Event, frozen=True):
     """Somebody closed the session with a status."""
 
@@ -42,6 +52,13 @@ class SessionResumed(Event, frozen=True):
     """A closed or failed session takes messages again."""
 
     type: Literal["session.resumed"] = "session.resumed"
+
+
+class TurnQueued(Event, frozen=True):
+    """A message was accepted; its turn waits for its place."""
+
+    type: Literal["turn.queued"] = "turn.queued"
+    message_id: str
 
 
 class TurnStarted(Event, frozen=True):
@@ -96,6 +113,44 @@ class ToolCompleted(Event, frozen=True):
     ms: int
 
 
+class ApprovalRequested(Event, frozen=True):
+    """A person is asked whether a tool may run. Until it is answered the turn waits."""
+
+    type: Literal["approval.requested"] = "approval.requested"
+    approval_id: str
+    tool: str
+    expires_at: Timestamp
+
+
+class ApprovalResolved(Event, frozen=True):
+    """An approval was answered, expired or withdrawn (`status`); `decision` is what counts, null when withdrawn."""
+
+    type: Literal["approval.resolved"] = "approval.resolved"
+    approval_id: str
+    tool: str
+    status: str
+    decision: str | None
+
+
+class ChildStarted(Event, frozen=True):
+    """A child session was started, or given another task. `external_id` is the id its tool knows it by."""
+
+    type: Literal["child.started"] = "child.started"
+    child_id: str
+    external_id: str
+    agent: str
+
+
+class ChildEnded(Event, frozen=True):
+    """The task of a child session ended; `status` is that of its turn."""
+
+    type: Literal["child.ended"] = "child.ended"
+    child_id: str
+    external_id: str
+    agent: str
+    status: str
+
+
 class UsageUpdated(Event, frozen=True):
     """What the turn has used so far."""
 
@@ -118,6 +173,18 @@ class Notice(Event, frozen=True):
     level: str
     text: str
     source: str
+
+
+class TurnRecovered(Event, frozen=True):
+    """Another process goes on with the turn. `reused` and `unknown` are ids of tool calls.
+
+    The results of `reused` were on record; what became of `unknown` nobody knows, and they are not made again.
+    """
+
+    type: Literal["turn.recovered"] = "turn.recovered"
+    attempt: int
+    reused: list[str]
+    unknown: list[str]
 
 
 class TurnEnded(Event, frozen=True):
@@ -154,19 +221,33 @@ class TurnInterrupted(TurnEnded, frozen=True):
     type: Literal["turn.interrupted"] = "turn.interrupted"
 
 
+TERMINAL_EVENTS: Mapping[TurnStatus, type[TurnEnded]] = {
+    TurnStatus.COMPLETED: TurnCompleted,
+    TurnStatus.FAILED: TurnFailed,
+    TurnStatus.CANCELLED: TurnCancelled,
+    TurnStatus.INTERRUPTED: TurnInterrupted,
+}
+
 DURABLE_EVENTS: tuple[type[Event], ...] = (
     SessionCreated,
+    SessionUpgraded,
     SessionClosed,
     SessionResumed,
+    TurnQueued,
     TurnStarted,
     MessageUser,
     MessageCompleted,
     MessageDiscarded,
     ToolStarted,
     ToolCompleted,
+    ApprovalRequested,
+    ApprovalResolved,
+    ChildStarted,
+    ChildEnded,
     UsageUpdated,
     ContextCompacted,
     Notice,
+    TurnRecovered,
     TurnCompleted,
     TurnFailed,
     TurnCancelled,
@@ -176,6 +257,9 @@ DURABLE_EVENTS: tuple[type[Event], ...] = (
 DeltaType = Literal["message.delta", "reasoning.delta"]
 
 TERMINAL_TYPES = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.interrupted"})
+
+SETTLING_TYPES = frozenset({"message.completed", "message.discarded"})
+"""The last word of one request: its deltas are part of a message, or do not count."""
 
 
 class Delta:

@@ -1,6 +1,7 @@
 """Field types that several models share."""
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -8,15 +9,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
+FORM = "form: "
+"""How the tags begin that tell the forms of a value apart. They are no part of its place in a body."""
+
 MAX_NAME = 200
 MAX_DESCRIPTION = 10_000
 MAX_MESSAGE = 1_000_000
 MAX_TAGS = 64
 
 
+def place_of(location: Iterable[int | str]) -> list[int | str]:
+    """Where in a body a validation error is."""
+    return [part for part in location if not (isinstance(part, str) and part.startswith(FORM))]
+
+
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds and `Z`: texts of one length that sort as the moments do."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def parse_time(text: str) -> datetime:

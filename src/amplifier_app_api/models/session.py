@@ -3,10 +3,11 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from amplifier_app_api.models.fields import MAX_MESSAGE, JsonObject, Name, Tags, Text, Timestamp
-from amplifier_app_api.models.turn import Message, TokenUsage
+from amplifier_app_api.models.content import MessageContent, content_of, has_image
+from amplifier_app_api.models.fields import JsonObject, Name, Tags, Text, Timestamp
+from amplifier_app_api.models.turn import Budget, Message, TokenUsage, Turn
 
 
 class SessionStatus(StrEnum):
@@ -42,7 +43,10 @@ class DegradedModule(BaseModel):
 
 
 class Session(BaseModel):
-    """The stored session. `message_count` counts the messages the user sent, `last_seq` the events."""
+    """The stored session. `message_count` counts the messages the user sent, `last_seq` the events.
+
+    A child session has a `parent_id`, the `external_id` its parent's tool knows it by, and the `agent` it runs as.
+    """
 
     session_id: str
     config_id: str
@@ -54,6 +58,10 @@ class Session(BaseModel):
     degraded: list[DegradedModule] = Field(default_factory=list[DegradedModule])
     error: SessionFailure | None = None
     parent_id: str | None = None
+    external_id: str | None = None
+    agent: str | None = None
+    forked_from: str | None = None
+    budget: Budget | None = None
     message_count: int = 0
     last_seq: int = 0
     usage: TokenUsage = TokenUsage()
@@ -71,6 +79,7 @@ class SessionCreateRequest(BaseModel):
     tags: Tags | None = None
     working_dir: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
     allow_missing: bool = False
+    budget: Budget | None = None
 
 
 class SessionPatchRequest(BaseModel):
@@ -81,12 +90,48 @@ class SessionPatchRequest(BaseModel):
     status: Literal["active", "completed", "failed", "cancelled"] | None = None
 
 
-class MessageRequest(BaseModel):
-    """Body of `POST …/messages` and `POST …/stream`. `context` is JSON the model sees with this message."""
+class WhenBusy(StrEnum):
+    """What to do with a message while a turn runs: refuse it, let it wait, stop the turn for it, or hand it to it."""
 
-    message: Annotated[Text, Field(min_length=1, max_length=MAX_MESSAGE)]
+    REJECT = "reject"
+    QUEUE = "queue"
+    INTERRUPT = "interrupt"
+    STEER = "steer"
+
+
+class MessageRequest(BaseModel):
+    """Body of `POST …/messages`, `…/stream` and `…/turns`. `context` is JSON the model sees with this message.
+
+    `message` is a text, or a list of blocks of texts and images; only a text can steer.
+    """
+
+    message: MessageContent
     context: JsonObject | None = None
-    when_busy: Literal["reject"] = "reject"
+    when_busy: WhenBusy = WhenBusy.REJECT
+    budget: Budget | None = None
+
+    @model_validator(mode="after")
+    def _steers_with_text(self) -> "MessageRequest":
+        if self.when_busy is WhenBusy.STEER and has_image(content_of(self.message)):
+            raise ValueError("a message with images cannot steer a turn: `queue` it, or let it `interrupt`")
+        return self
+
+
+class ForkRequest(BaseModel):
+    """Body of `POST …/fork`. `turn_id` is the last turn that is copied; `variables` add to those of the source."""
+
+    turn_id: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    variables: Annotated[dict[Name, Annotated[Text, Field(max_length=100_000)]], Field(max_length=200)] | None = None
+    title: Annotated[Text, Field(max_length=1000)] | None = None
+    tags: Tags | None = None
+    working_dir: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
+    budget: Budget | None = None
+
+
+class UpgradeRequest(BaseModel):
+    """Body of `POST …/upgrade`. Without a `revision` the newest is meant."""
+
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 
 
 class CancelRequest(BaseModel):
@@ -137,6 +182,25 @@ class CancelResponse(BaseModel):
     turn_id: str | None
     status: str | None
     message: str
+
+
+class SteeringResponse(BaseModel):
+    """A message that was handed to the turn that runs, which `turn_id` names."""
+
+    session_id: str
+    turn_id: str
+    message_id: str
+    status: Literal["pending"] = "pending"
+
+
+class TurnListResponse(BaseModel):
+    """A page of turns, the newest first."""
+
+    turns: list[Turn]
+    total: int
+    limit: int
+    offset: int
+    next_cursor: str | None = None
 
 
 class MessageResponse(BaseModel):

@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from amplifier_app_api.models.fields import Timestamp
 
@@ -26,6 +26,7 @@ class StopReason(StrEnum):
 
     END_TURN = "end_turn"
     MAX_ITERATIONS = "max_iterations"
+    BUDGET = "budget"
     USER_CANCEL = "user_cancel"
     SHUTDOWN = "shutdown"
     NODE_LOST = "node_lost"
@@ -36,9 +37,32 @@ class StopReason(StrEnum):
 OPEN_STATUSES = (TurnStatus.RUNNING, TurnStatus.WAITING)
 """A session has at most one turn in one of these."""
 
+UNFINISHED_STATUSES = (TurnStatus.QUEUED, *OPEN_STATUSES)
+"""A turn in one of these has not ended."""
+
+
+MAX_COUNT = 2**53
+MAX_COST = Decimal(10) ** 9
+FINEST_COST = -40
+"""The power of ten of the last digit of a cost."""
+
+
+def cost_or_none(value: Any) -> str | None:
+    """A cost in dollars as text. None: it is no amount that could be added up."""
+    try:
+        cost = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    exponent = cost.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < FINEST_COST or not 0 <= cost <= MAX_COST:
+        return None
+    return str(cost)
+
 
 class TokenUsage(BaseModel):
     """Tokens used, and what they cost where the provider knows. `input_tokens` includes cache reads."""
+
+    model_config = ConfigDict(frozen=True)
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -58,11 +82,39 @@ class TokenUsage(BaseModel):
         )
 
 
+class Budget(BaseModel):
+    """What may be used before a turn is ended with the stop reason `budget`. Absent: no bound.
+
+    `tokens` counts input and output, without what was read from a cache; `seconds` is wall time; `iterations` are
+    model calls.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    cost_usd: Annotated[Decimal, Field(ge=Decimal("0.000000001"), le=1_000_000)] | None = None
+    seconds: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    tool_calls: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    iterations: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+    @field_serializer("cost_usd")
+    def _exact(self, value: Decimal | None) -> str | None:
+        return None if value is None else format(value, "f")
+
+
 class Turn(BaseModel):
-    """A turn as it is recorded. `response` is the final answer, `code` the error code of a failed one."""
+    """A turn as it is recorded. `response` is the final answer, `code` the error code of a failed one.
+
+    `number` counts the turns of the session in the order they were accepted. `message` is that of a turn that
+    still waits for its place, with the type and the size of its images; once it has begun the transcript has it.
+    """
 
     turn_id: str
     session_id: str
+    number: int = 1
+    message_id: str = ""
+    message: str | list[dict[str, Any]] | None = None
+    budget: Budget | None = None
     status: TurnStatus
     stop_reason: StopReason | None = None
     code: str | None = None

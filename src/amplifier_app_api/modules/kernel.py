@@ -1,7 +1,7 @@
 """The kernel's names that our modules use, in one place: amplifier-core ships without type information.
 
-Event names are the kernel's constants where it has them. The `llm:stream_*` events are a convention of
-provider modules and unknown to the kernel.
+Event names are the kernel's constants where it has them. The `llm:stream_*` events,
+`orchestrator:steering_injected` and `orchestrator:goal_progress` are conventions of modules and unknown to the kernel.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ TOOL_ERROR: str = _events.TOOL_ERROR
 TOOL_POST: str = _events.TOOL_POST
 TOOL_PRE: str = _events.TOOL_PRE
 
+ORCHESTRATOR_GOAL_PROGRESS = "orchestrator:goal_progress"
+ORCHESTRATOR_STEERING_INJECTED = "orchestrator:steering_injected"
 STREAM_BLOCK_START = "llm:stream_block_start"
 STREAM_BLOCK_DELTA = "llm:stream_block_delta"
 STREAM_BLOCK_END = "llm:stream_block_end"
@@ -89,6 +91,8 @@ __all__ = [
     "LLM_REQUEST",
     "LLM_RESPONSE",
     "ORCHESTRATOR_COMPLETE",
+    "ORCHESTRATOR_GOAL_PROGRESS",
+    "ORCHESTRATOR_STEERING_INJECTED",
     "PROMPT_COMPLETE",
     "PROMPT_SUBMIT",
     "PROVIDER_ERROR",

@@ -19,7 +19,8 @@ class LiveSession:
     """One session: opened or about to be, running a turn or idle.
 
     `lock` is held while the session is opened, given a message, or closed; not while a turn runs. `position` is
-    where the transcript ends in memory. `gone` is set, under the lock, when the pool has let go of it.
+    where the transcript ends in memory, `revision` what it was opened from. `gone` is set, under the lock, when the
+    pool has let go of it.
     """
 
     session_id: str
@@ -27,6 +28,7 @@ class LiveSession:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     opened: OpenedSession | None = None
     position: int = 0
+    revision: int = 0
     turn: Turn | None = None
     runner: asyncio.Task[None] | None = None
     notices: deque[Notice] = field(default_factory=lambda: deque[Notice](maxlen=NOTICES))
@@ -35,8 +37,8 @@ class LiveSession:
 
     @property
     def running(self) -> Turn | None:
-        """The turn that has not ended."""
-        return None if self.turn is None or self.turn.outcome.done() else self.turn
+        """The turn that has not ended here."""
+        return None if self.turn is None or self.turn.gone.done() else self.turn
 
     @property
     def evictable(self) -> bool:

@@ -27,6 +27,7 @@ class LiveSessions:
         self._idle_close = idle_close
         self._entries: OrderedDict[str, LiveSession] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._lent: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -56,12 +57,30 @@ class LiveSessions:
                 return
 
     async def make_room(self, live: LiveSession) -> None:
-        """Close what was used longest ago while there are too many. `live` stays."""
-        while len(self._entries) > self._size:
-            oldest = next((other for other in self._entries.values() if other is not live and other.evictable), None)
+        """Close what was used longest ago while there are too many. `live` stays, and what runs in another's place."""
+        if live.session_id in self._lent:
+            return
+        while len(self._entries) - sum(session_id in self._entries for session_id in self._lent) > self._size:
+            others = (other for other in self._entries.values() if other is not live and other.evictable)
+            oldest = next((other for other in others if other.session_id not in self._lent), None)
             if oldest is None:
                 raise TooManyTurns("this server holds as many sessions as it may; all of them are busy")
             await self._close_unless_busy(oldest)
+
+    def lend(self, session_id: str) -> None:
+        """A session is about to work for another one: it takes no place of its own."""
+        self._lent.add(session_id)
+
+    async def take_back(self, session_id: str) -> None:
+        """A session works for nobody any more; when nothing happens in it, it is closed."""
+        if session_id not in self._lent:
+            return
+        self._lent.discard(session_id)
+        live = self._entries.get(session_id)
+        if live is not None and live.runner is not None:
+            await asyncio.wait({live.runner})
+        if live is not None and live.evictable and not live.gone:
+            await self._close_unless_busy(live)
 
     async def _close_unless_busy(self, live: LiveSession) -> None:
         async with live.lock:  # somebody may have been before us, with a message

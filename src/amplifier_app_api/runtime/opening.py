@@ -3,22 +3,34 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from amplifier_app_api.bundles import MissingVariables, NotRunnable, PreparedBundle, Sources, VariableScope, expand
+from amplifier_app_api.bundles import (
+    MissingVariables,
+    NotRunnable,
+    PreparedBundle,
+    Sources,
+    Unresolved,
+    VariableScope,
+    expand,
+)
 from amplifier_app_api.bundles.activation import Activation
 from amplifier_app_api.bundles.installer import UvInstaller
+from amplifier_app_api.bundles.prepare import activate_further
 from amplifier_app_api.bundles.sources import FetchLimits, Hold, SourceFetcher, SourcePolicy
+from amplifier_app_api.bundles.values import is_mapping
 from amplifier_app_api.bundles.variables import missing_variables
 from amplifier_app_api.errors import BadGateway, ErrorItem
 from amplifier_app_api.models.session import DegradedModule
 from amplifier_app_api.modules import BUILTIN_MODULES
 from amplifier_app_api.runtime.kernel.loader import ModuleTable
 from amplifier_app_api.runtime.kernel.session import KernelSession, MountFailed, Opening
+from amplifier_app_api.runtime.kernel.spawning import with_orchestrator_options
 from amplifier_app_api.runtime.kernel.tap import NoticeSink
+from amplifier_app_api.runtime.lineage import Lineage
 from amplifier_app_api.runtime.masking import SecretMask, secrets_in
 from amplifier_app_api.runtime.options import RuntimeOptions
 from amplifier_app_api.runtime.prepared_cache import PreparedBundleCache
@@ -27,6 +39,7 @@ NamesOf = Callable[[str], Awaitable[Mapping[str, str]]]
 """From a tenant to the bundle names it registered, with the URIs they stand for."""
 
 _MISSABLE = {"tools": "tool", "hooks": "hook"}
+_ROOT = Lineage()
 
 
 class ModuleFailed(BadGateway):
@@ -50,19 +63,26 @@ class OpenRequest:
     allow_missing: bool = False
     pins: Mapping[str, str] = field(default_factory=dict[str, str])
     """What each remote source was when the session began: it is opened from the same."""
+    lineage: Lineage = _ROOT
+    """The delegations that lead to the session."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What modules may ask the session's coordinator for, besides what every session has."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
     """A session on the kernel, what it does without, and the mask for what it tells.
 
-    `prepared` is what it was opened from: while it is kept, so are the fetched sources.
+    `prepared` and `lineage` are what it was opened from: while it is kept, so are the fetched sources. `pins` is what
+    the remote ones were.
     """
 
     kernel: KernelSession
     mask: SecretMask
     degraded: tuple[DegradedModule, ...]
     prepared: PreparedBundle
+    lineage: Lineage
+    pins: Mapping[str, str]
 
 
 async def no_names(tenant: str) -> Mapping[str, str]:
@@ -112,6 +132,10 @@ class SessionOpener:
             fetch=partial(self._fetcher.fetch, deadline=deadline, hold=hold),
         )
 
+    async def sources_of(self, tenant: str, pins: Mapping[str, str]) -> Sources:
+        """`sources` for what a session asks for while it runs: with the tenant's names, and what it is pinned to."""
+        return replace(self.sources(await self.names_of(tenant)), pins=pins)
+
     async def prepared(
         self, text: str, *, tenant: str, pins: Mapping[str, str] | None = None, installs: bool = True
     ) -> PreparedBundle:
@@ -133,25 +157,29 @@ class SessionOpener:
         that raises or mounts nothing is `ModuleFailed`.
         """
         prepared = await self.prepared(request.text, tenant=request.tenant_id, pins=request.pins)
-        scope = VariableScope(request.variables, self._options.environment, self._options.env_allow)
+        scope = self.scope(request.variables)
+        plan, activations, further = await self._plan_of(prepared, request)
         plan, absent = await asyncio.to_thread(
-            self._runnable_plan, prepared, scope, allow_missing=request.allow_missing
+            self._runnable_plan, prepared, plan, activations, scope, allow_missing=request.allow_missing
         )
         plan = expand(plan, scope)
         mask = SecretMask(
             {*request.variables.values(), *self._options.source_environment().values(), *secrets_in(plan)}
         )
+        prompt = request.lineage.prompt(prepared.prompt)
+        working_dir = Path(request.working_dir)
         opening = Opening(
             session_id=request.session_id,
             plan=plan,
-            activations=prepared.activations,
+            activations=activations,
             working_dir=request.working_dir,
-            prompt=partial(prepared.prompt_with_mentions, request.working_dir),
-            mentions=prepared.mentions_in(request.working_dir),
+            prompt=partial(prompt.build, working_dir),
+            mentions=prompt.scope_in(working_dir) if prompt.instruction or prompt.context else None,
             file_limits=self._file_limits(request.tenant_id),
             messages=request.messages,
             parent_id=request.parent_id,
             allow_missing=request.allow_missing,
+            capabilities=request.capabilities,
         )
         try:
             async with asyncio.timeout(self._options.prepare_timeout.total_seconds()):
@@ -163,7 +191,39 @@ class SessionOpener:
         finally:
             self._keep_loaded_sources(prepared)
         missed = (DegradedModule(module=f.module, kind=f.kind, detail=mask.text(f.detail)) for f in kernel.missing)
-        return OpenedSession(kernel, mask, (*absent, *missed), prepared)
+        pins = {**prepared.pins(), **further}
+        return OpenedSession(kernel, mask, (*absent, *missed), prepared, request.lineage, pins)
+
+    def scope(self, variables: Mapping[str, str]) -> VariableScope:
+        """Where the variables of a session get their values from; `variables` are those given with it."""
+        return VariableScope(variables, self._options.environment, self._options.env_allow)
+
+    async def _plan_of(
+        self, prepared: PreparedBundle, request: OpenRequest
+    ) -> tuple[dict[str, Any], Mapping[str, Activation], dict[str, str]]:
+        """The plan of a session with the modules it names, and what the remote ones are that its root does not have."""
+        plan = with_orchestrator_options(prepared.plan(), {})  # modules that delegate read it as a mapping
+        if not request.lineage.layers:
+            return plan, prepared.activations, {}
+        plan = request.lineage.plan(plan)
+        activations = dict(prepared.activations)
+        pins: dict[str, str] = {}
+        problems: list[ErrorItem] = []
+        sources = await self.sources_of(request.tenant_id, request.pins)
+        for section, _, module, source in _entries(plan):
+            if module in activations:
+                continue
+            try:
+                found = await activate_further(prepared, module, source, sources)
+            except Unresolved as problem:
+                problems.append(ErrorItem(code=problem.code, detail=problem.detail, pointer=f"/{section}"))
+                continue
+            activations[module] = found
+            if source is not None and found.resolved is not None:
+                pins[source] = found.resolved
+        if problems:
+            raise NotRunnable(tuple(problems))
+        return plan, activations, pins
 
     def _keep_loaded_sources(self, prepared: PreparedBundle) -> None:
         """Python may import more of a module at any time: what was loaded stays on disk as long as the process."""
@@ -178,21 +238,26 @@ class SessionOpener:
         return {"writable": [workspaces], "readable": [workspaces, *map(str, self._options.source_roots)]}
 
     def _runnable_plan(
-        self, prepared: PreparedBundle, scope: VariableScope, *, allow_missing: bool
+        self,
+        prepared: PreparedBundle,
+        plan: dict[str, Any],
+        activations: Mapping[str, Activation],
+        scope: VariableScope,
+        *,
+        allow_missing: bool,
     ) -> tuple[dict[str, Any], list[DegradedModule]]:
-        plan = prepared.plan()
         missed: list[DegradedModule] = []
         problems = list(prepared.problems)
         for problem in prepared.module_problems:
             if allow_missing and problem.kind in _MISSABLE.values():
                 problems.remove(problem.item)
                 missed.append(DegradedModule(module=problem.module, kind=problem.kind, detail=problem.item.detail))
-        for section, kind, entry in _entries(plan):
-            conflict = self._conflict(prepared.activations.get(entry))
+        for section, kind, module, _ in _entries(plan):
+            conflict = self._conflict(activations.get(module))
             if conflict is None:
                 continue
             if allow_missing and kind in _MISSABLE.values():
-                missed.append(DegradedModule(module=entry, kind=kind, detail=conflict))
+                missed.append(DegradedModule(module=module, kind=kind, detail=conflict))
             else:
                 problems.append(ErrorItem(code="module_conflict", detail=conflict, pointer=f"/{section}"))
         gone = {module.module for module in missed}
@@ -218,17 +283,20 @@ class SessionOpener:
         await self._cache.close()
 
 
-def _entries(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Section, kind and module id of everything a plan mounts."""
-    found: list[tuple[str, str, str]] = []
+def _entries(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str | None]]:
+    """Section, kind, module id and source of everything a plan mounts."""
+    found: list[tuple[str, str, str, str | None]] = []
     session: Mapping[str, Any] = plan.get("session") or {}
     for kind in ("orchestrator", "context"):
-        spec: Any = session.get(kind)
-        module: Any = spec.get("module") if isinstance(spec, dict) else spec  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        written: Any = session.get(kind)
+        by_name = {"module": written, "source": session.get(f"{kind}_source")}
+        spec: Mapping[str, Any] = written if is_mapping(written) else by_name
+        module, source = spec.get("module"), spec.get("source")
         if isinstance(module, str):
-            found.append((f"session/{kind}", kind, module))
+            found.append((f"session/{kind}", kind, module, source if isinstance(source, str) else None))
     for section, kind in (("providers", "provider"), ("tools", "tool"), ("hooks", "hook")):
-        found.extend((section, kind, entry["module"]) for entry in plan.get(section) or () if "module" in entry)
+        entries = (entry for entry in plan.get(section) or () if "module" in entry)
+        found.extend((section, kind, entry["module"], entry.get("source")) for entry in entries)
     return found
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 
-from amplifier_app_api.models.event import TurnCancelled, TurnCompleted, TurnEnded, TurnFailed, TurnInterrupted
+from amplifier_app_api.models.event import TERMINAL_EVENTS, TurnEnded
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
-from amplifier_app_api.runtime.kernel.failures import Failure
+from amplifier_app_api.models.turn import Turn as TurnRow
+from amplifier_app_api.runtime.kernel.failures import Failure, status_of
 from amplifier_app_api.storage.events import StoredEvent
 
 OPEN_CALL_ANSWERS: Mapping[TurnStatus, str] = {
@@ -18,13 +19,7 @@ OPEN_CALL_ANSWERS: Mapping[TurnStatus, str] = {
     TurnStatus.INTERRUPTED: "Interrupted before this call had a result; whether it took effect is not known.",
 }
 """What stands in the transcript for a call whose result never came."""
-
-_TERMINAL: Mapping[TurnStatus, type[TurnEnded]] = {
-    TurnStatus.COMPLETED: TurnCompleted,
-    TurnStatus.FAILED: TurnFailed,
-    TurnStatus.CANCELLED: TurnCancelled,
-    TurnStatus.INTERRUPTED: TurnInterrupted,
-}
+BUDGET_ANSWER = "The turn ended before this call had a result: its budget is used up."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +52,13 @@ class Outcome:
             "code": self.code,
             "error": self.error,
         }
-        return _TERMINAL[self.status](**fields)
+        return TERMINAL_EVENTS[self.status](**fields)
 
 
 def outcome_of(event: StoredEvent) -> Outcome:
     """The outcome that a terminal event of the log tells."""
     fields: dict[str, Any] = orjson.loads(event.data)
-    failure = None if fields["code"] is None else Failure(fields["code"], 502, fields["error"] or "")
+    failure = _failure(fields["code"], fields["error"])
     return Outcome(
         fields["turn_id"],
         TurnStatus(event.type.removeprefix("turn.")),
@@ -72,3 +67,13 @@ def outcome_of(event: StoredEvent) -> Outcome:
         TokenUsage.model_validate(fields["usage"]),
         failure,
     )
+
+
+def outcome_of_row(turn: TurnRow) -> Outcome:
+    """The outcome of a turn that has ended, as its row tells it."""
+    reason = turn.stop_reason or StopReason.ERROR
+    return Outcome(turn.turn_id, turn.status, reason, turn.response, turn.usage, _failure(turn.code, turn.error))
+
+
+def _failure(code: str | None, error: str | None) -> Failure | None:
+    return None if code is None else Failure(code, status_of(code), error or "")

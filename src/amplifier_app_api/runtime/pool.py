@@ -1,38 +1,48 @@
 """The runtime of a process: sessions are opened, given messages, stopped, closed; drained at shutdown."""
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from typing import Any
 
+from amplifier_app_api.events.delta_log import DeltaLog
 from amplifier_app_api.events.hub import EventHub
-from amplifier_app_api.events.item import StreamItem
-from amplifier_app_api.events.stream import SessionFollower, TurnFollower
-from amplifier_app_api.models.session import Session, SessionStatus
+from amplifier_app_api.events.stream import TurnFollower
+from amplifier_app_api.models.session import Session
 from amplifier_app_api.models.turn import StopReason, TurnStatus
-from amplifier_app_api.runtime.accept import Incoming, SessionBusy, SessionMoved, accept
+from amplifier_app_api.runtime.accept import Incoming
+from amplifier_app_api.runtime.approvals import ApprovalBoard
+from amplifier_app_api.runtime.budget import Budgets
+from amplifier_app_api.runtime.children import Children
+from amplifier_app_api.runtime.delegation_limits import DelegationLimits
+from amplifier_app_api.runtime.dispatch import Dispatcher, Work
+from amplifier_app_api.runtime.following import Following
 from amplifier_app_api.runtime.live_session import LiveSession
 from amplifier_app_api.runtime.live_sessions import LiveSessions
-from amplifier_app_api.runtime.opening import OpenedSession, SessionOpener
+from amplifier_app_api.runtime.opening import SessionOpener
 from amplifier_app_api.runtime.options import RuntimeOptions
+from amplifier_app_api.runtime.outcome import OPEN_CALL_ANSWERS, Outcome
+from amplifier_app_api.runtime.recovery import Recovery
 from amplifier_app_api.runtime.refusals import SessionClosed, SessionNotFound, ShuttingDown, TooManyTurns
 from amplifier_app_api.runtime.restoring import Restorer, Vault
+from amplifier_app_api.runtime.running import RunningTurns
+from amplifier_app_api.runtime.sending import Sender, Sent
 from amplifier_app_api.runtime.turn import Turn
+from amplifier_app_api.runtime.upgrading import Upgrader
 from amplifier_app_api.runtime.workspace import Workspaces
 from amplifier_app_api.storage.bundle_names import names_of
+from amplifier_app_api.storage.children import delete_with_children, descendants
 from amplifier_app_api.storage.database import Database
-from amplifier_app_api.storage.events import StoredEvent, events_after
+from amplifier_app_api.storage.events import StoredEvent
+from amplifier_app_api.storage.idempotency import RequestKey
 from amplifier_app_api.storage.lifecycle import create_session, mark_resumed
-from amplifier_app_api.storage.sessions import SessionRecord, delete_session, get_session
+from amplifier_app_api.storage.queue import QueueLimits
+from amplifier_app_api.storage.sessions import SessionRecord, get_session
+from amplifier_app_api.storage.stopping import stop_turn, wish_to_stop
+from amplifier_app_api.storage.turns import next_unfinished
 
 __all__ = ["SessionClosed", "SessionNotFound", "SessionRuntime", "ShuttingDown", "TooManyTurns", "Vault"]
-
-logger = logging.getLogger(__name__)
-
-ATTEMPTS = 5
-"""How often a message is offered again when the session moved under it."""
 
 
 class SessionRuntime:
@@ -45,13 +55,65 @@ class SessionRuntime:
         self.db = db
         self.options = options
         self.hub = hub or EventHub()
+        self.hub.delta_log = self.delta_log = DeltaLog(db)
+        self.vault = vault
+        self.approvals = ApprovalBoard(db, limit=options.approval_timeout)
+        self.budgets = Budgets(options.turn_budget, options.session_budget, options.tenant_budget)
+        one_process = db.dialect == "sqlite"
+        self.following = Following(db, self.hub, None if one_process else self._runs_here)
         self.opener = SessionOpener(options, names_of=self._names_of)
         self.workspaces = Workspaces(options.data_dir)
         self._live = LiveSessions(size=options.live_sessions, idle_close=options.idle_close)
         self._restorer = Restorer(db, self._live, self.opener, self.workspaces, vault)
-        self._running: set[Turn] = set()
-        self._starting = 0
-        self._draining = False
+        self.turns = RunningTurns(
+            db,
+            self.hub,
+            self._live,
+            self._restorer,
+            board=self.approvals,
+            budgets=self.budgets,
+            limit=options.max_running_turns,
+            turn_seconds=options.turn_timeout.total_seconds(),
+            on_end=self._turn_ended,
+        )
+        work = Work(room=lambda: self.turns.room, serve=self._serve, queue_left_over=self._queue_left_over)
+        self.dispatcher = Dispatcher(db, work)
+        self.sender = Sender(
+            db,
+            self.hub,
+            self._live,
+            self._restorer,
+            self.turns,
+            self.budgets,
+            node_id=options.node_id,
+            limits=QueueLimits(options.max_queued_turns, options.max_queued_turns_per_session),
+            stop_elsewhere=self._stop_elsewhere,
+            on_waiting=self.dispatcher.look,
+        )
+        self.recovery = Recovery(
+            db,
+            self._live,
+            self._restorer,
+            self.turns,
+            node_id=options.node_id,
+            publish=self.publish,
+            on_end=self.dispatcher.look,
+        )
+        # Collaborators of a turn (what it asks people, whom it delegates to) are made here, after what they use.
+        limits = DelegationLimits(
+            depth=options.delegation_depth, self_depth=options.self_delegation_depth, tasks=options.delegation_tasks
+        )
+        self.upgrader = Upgrader(
+            db,
+            self._live,
+            self._restorer,
+            node_id=options.node_id,
+            refuse_while_running=self.sender.refuse_while_running,
+            publish=self.publish,
+        )
+        self.children = Children(self, self._live, limits)
+        self._restorer.offers = self.children.capabilities
+        self.turns.child_outcome = self.children.outcome_of_call
 
     async def _names_of(self, tenant: str) -> Mapping[str, str]:
         return await self.db.read(names_of, within=tenant)
@@ -64,24 +126,28 @@ class SessionRuntime:
     @property
     def running_count(self) -> int:
         """How many turns have not ended."""
-        return sum(not turn.outcome.done() for turn in self._running)
+        return self.turns.count
 
     # Opening.
 
-    async def create(self, record: SessionRecord, text: str, variables: Mapping[str, str]) -> Session:
-        """Open a new session and store it. A refusal stores nothing."""
-        self._refuse_when_draining()
-        return await self._live.whole(self._create(record, text, variables), "create a session")
+    async def create(
+        self, record: SessionRecord, text: str, variables: Mapping[str, str], *, key: RequestKey | None = None
+    ) -> Session:
+        """Open a new session and store it, with the key of the request. A refusal stores nothing."""
+        self.turns.refuse_when_draining()
+        return await self._live.whole(self._create(record, text, variables, key), "create a session")
 
-    async def _create(self, record: SessionRecord, text: str, variables: Mapping[str, str]) -> Session:
+    async def _create(
+        self, record: SessionRecord, text: str, variables: Mapping[str, str], key: RequestKey | None
+    ) -> Session:
         session_id = record.session.session_id
         async with self._live.entry(session_id, within=record.tenant_id) as live:
             try:
                 opened = await self._restorer.open_new(live, record, text, variables)
                 session = record.session.model_copy(update={"degraded": list(opened.degraded)})
                 notices = live.take_notices(opened.mask)
-                record = replace(record, sources=opened.prepared.pins())
-                stored = await self.db.write(create_session, record, session=session, notices=notices)
+                record = replace(record, sources=dict(opened.pins))
+                stored = await self.db.write(create_session, record, session=session, notices=notices, key=key)
             except BaseException:
                 await self._live.shut(live)
                 await self.workspaces.remove(record.tenant_id, session_id)
@@ -92,7 +158,7 @@ class SessionRuntime:
 
     async def resume(self, session_id: str, *, within: str) -> Session | None:
         """Open a session now. One that was closed or failed takes messages again."""
-        self._refuse_when_draining()
+        self.turns.refuse_when_draining()
         if await self.db.read(get_session, session_id, within=within) is None:
             return None
         return await self._live.whole(self._resume(session_id, within), "resume a session")
@@ -111,139 +177,118 @@ class SessionRuntime:
                 self._live.idle(live)
             return session
 
+    async def upgrade(self, session_id: str, revision: int, text: str, *, within: str) -> Session | None:
+        """Run a session on another revision of its Config, which has this text. A refusal changes nothing."""
+        self.turns.refuse_when_draining()
+        work = self.upgrader.upgrade(session_id, revision, text, within=within)
+        return await self._live.whole(work, "upgrade a session")
+
     def seal(self, session_id: str, variables: Mapping[str, str] | None) -> str | None:
         """The variables of a new session as its row holds them."""
         return self._restorer.seal(session_id, variables)
 
+    def seal_json(self, session_id: str, value: Any) -> str:
+        """A JSON value as a row of the session may hold it."""
+        return self._restorer.seal_json(session_id, value)
+
     # Turns.
 
-    async def send(self, session_id: str, incoming: Incoming, *, within: str) -> Turn:
-        """Accept a message and start its turn."""
-        work = self._send(session_id, incoming, within=within, follow=False)
-        turn, _ = await self._live.whole(work, "accept a message")
-        return turn
+    async def accept(self, session_id: str, incoming: Incoming, *, within: str, follow: bool = False) -> Sent:
+        """Take a message: its turn runs or waits, or it is handed to the turn that runs."""
+        work = self.sender.send(session_id, incoming, within=within, follow=follow)
+        return await self._live.whole(work, "accept a message")
 
-    async def stream(self, session_id: str, incoming: Incoming, *, within: str) -> TurnFollower:
-        """Accept a message, start its turn and follow it."""
-        work = self._send(session_id, incoming, within=within, follow=True)
-        _, follower = await self._live.whole(work, "accept a message")
-        if follower is None:
-            raise LookupError("a followed turn has a follower")
-        return follower
+    async def stream(self, session_id: str, incoming: Incoming, *, within: str) -> tuple[Sent, TurnFollower | None]:
+        """Take a message and follow its turn; no follower when it was handed to a turn that runs."""
+        sent = await self.accept(session_id, incoming, within=within, follow=True)
+        if sent.subscription is None:
+            return sent, None
+        return sent, self.following.turn(session_id, sent.turn_id, sent.subscription, within=within)
 
-    async def _send(
-        self, session_id: str, incoming: Incoming, *, within: str, follow: bool
-    ) -> tuple[Turn, TurnFollower | None]:
-        for _ in range(ATTEMPTS):
-            self._refuse_when_draining()
-            async with self._live.entry(session_id, within=within) as live:
-                await self._free(live)
-                try:
-                    if live.opened is None:
-                        record = await self._open_record(session_id, within)
-                        await self._restorer.reopen(live, record)
-                    return await self._start(live, incoming, follow=follow)
-                except SessionMoved:
-                    await self._live.shut(live)
-                    await self._open_record(session_id, within)
-                except BaseException:
-                    self._live.idle(live)
-                    raise
-        raise SessionBusy("the session is in use elsewhere", facts={"turn_id": None})
+    async def begin(self, session_id: str, incoming: Incoming, *, within: str) -> Turn:
+        """Accept a message and start its turn now; a session that is busy refuses it."""
+        sent = await self.accept(session_id, incoming, within=within)
+        if sent.turn is None:
+            raise LookupError("a message that may not wait has a turn that runs")
+        return sent.turn
 
-    async def _open_record(self, session_id: str, within: str) -> SessionRecord:
-        record = await self.db.read(get_session, session_id, within=within)
-        if record is None:
-            raise SessionNotFound(session_id)
-        status = record.session.status
-        if status is not SessionStatus.ACTIVE:
-            raise SessionClosed(f"the session is {status}; resume it first", facts={"session_status": status.value})
-        return record
+    def running(self, turn_id: str) -> Turn | None:
+        """A turn that runs in this process."""
+        return self.turns.get(turn_id)
 
-    async def _free(self, live: LiveSession) -> None:
-        """Refuse when a turn runs; tidy up after one that has just ended."""
-        turn = live.turn
-        if turn is None:
-            return
-        if not turn.recorder.over:
-            raise SessionBusy("the session is running a turn", facts={"turn_id": turn.turn_id})
-        # Its end is committed and followers know it; the rest of its bookkeeping is a moment away.
-        await asyncio.wait({turn.outcome})
-        if turn.clean and live.runner is not None:
-            await asyncio.wait({live.runner})
-        else:
-            live.opened = None  # the runner closes the kernel session when its loop lets go
-        live.turn = None
-
-    async def _start(self, live: LiveSession, incoming: Incoming, *, follow: bool) -> tuple[Turn, TurnFollower | None]:
-        opened = live.opened
-        if opened is None:
-            raise SessionMoved
-        self._refuse_when_draining()
-        if self.running_count + self._starting >= self.options.max_running_turns:
-            raise TooManyTurns("this server runs as many turns as it may", headers={"Retry-After": "1"})
-        live.awake()
-        subscription = self.hub.subscribe(live.session_id) if follow else None
-        notices = live.take_notices(opened.mask)
-        self._starting += 1
-        try:
-            accepted, stored = await accept(
-                self.db,
-                incoming,
-                tenant_id=live.tenant_id,
-                session_id=live.session_id,
-                expected_position=live.position,
-                notices=notices,
-            )
-        except BaseException:
-            live.notices.extendleft(reversed(notices))
-            if subscription is not None:
-                subscription.leave()
-            raise
-        finally:
-            self._starting -= 1
-        limit = self.options.turn_timeout.total_seconds()
-        seal = partial(self._restorer.seal_json, live.session_id)
-        turn = Turn(accepted, opened.kernel, self.db, self.hub, mask=opened.mask, seal=seal, limit=limit)
-        live.turn = turn
-        self._running.add(turn)
-        turn.outcome.add_done_callback(lambda _: self._running.discard(turn))
-        self.publish(live.session_id, stored)
-        live.runner = self._live.own(self._run(live, turn, opened), f"turn {turn.turn_id}")
-        if self._draining:  # it was accepted while the server began to stop
-            await turn.stop(TurnStatus.INTERRUPTED, StopReason.SHUTDOWN)
-        if subscription is None:
-            return turn, None
-        # Everything the turn says is there when its outcome is: nobody waits for more, whoever forgot to leave.
-        turn.outcome.add_done_callback(lambda _: subscription.leave())
-        return turn, TurnFollower(subscription, live.session_id, turn.turn_id)
-
-    async def _run(self, live: LiveSession, turn: Turn, opened: OpenedSession) -> None:
-        await turn.run()
-        if turn.clean and not live.gone and live.opened is opened:
-            live.position = turn.recorder.last_position
-            live.turn = None
-            self._live.idle(live)
-            return
-        # Rows are the truth: what did not end in its own way is opened again from them.
-        if live.opened is opened:
-            live.opened = None
-            live.turn = None
-            if not live.lock.locked():
-                self._live.forget(live)
-        await opened.kernel.close()
+    async def outcome_of(self, session_id: str, turn_id: str, *, within: str) -> Outcome | None:
+        """How a turn ends, whoever runs it; waits for that. None: it waits for a person."""
+        return await self.turns.outcome_of(session_id, turn_id, within=within)
 
     async def cancel(self, session_id: str, *, within: str, immediate: bool = True) -> tuple[str, str] | None:
-        """Stop the running turn. None: nothing runs. Else the turn and the status it has now."""
-        live = self._live.get(session_id, within=within)
-        turn = None if live is None else live.running
-        if turn is None:
-            return None
-        if immediate:
+        """Stop the turn that runs, or the one that comes next. None: there is none. Else it, and its status now."""
+        while True:
+            live = self._live.get(session_id, within=within)
+            turn = None if live is None else live.running
+            turn_id = turn.turn_id if turn is not None else await self._next_unfinished(session_id, within)
+            if turn_id is None:
+                return None
+            status = await self.cancel_turn(session_id, turn_id, within=within, immediate=immediate)
+            if status is not None:
+                return turn_id, status
+
+    async def _next_unfinished(self, session_id: str, within: str) -> str | None:
+        return await self.db.read(next_unfinished, session_id, within=within)
+
+    async def cancel_turn(self, session_id: str, turn_id: str, *, within: str, immediate: bool = True) -> str | None:
+        """Stop a turn wherever it is: here, on another node, or waiting. None: it has ended. Else its status now."""
+        work = self._cancel_turn(session_id, turn_id, within, immediate=immediate)
+        return await self._live.whole(work, "cancel a turn")
+
+    async def _cancel_turn(self, session_id: str, turn_id: str, within: str, *, immediate: bool) -> str | None:
+        turn = self.turns.get(turn_id)
+        if turn is not None and not turn.gone.done():
+            if not immediate:
+                turn.ask_to_stop()
+                return TurnStatus.RUNNING
             await turn.stop(TurnStatus.CANCELLED, StopReason.USER_CANCEL)
-            return turn.turn_id, turn.outcome.result().status
-        turn.ask_to_stop()
-        return turn.turn_id, TurnStatus.RUNNING
+            if turn.outcome.done():
+                return turn.outcome.result().status
+        if await self.sender.end_queued(session_id, turn_id, within=within):
+            self.dispatcher.look()
+            return TurnStatus.CANCELLED
+        if immediate:
+            return await self._stop_elsewhere(session_id, turn_id, within)
+        asked = await self.db.write(wish_to_stop, session_id, turn_id, within=within)
+        return TurnStatus.RUNNING if asked else None
+
+    async def _stop_elsewhere(self, session_id: str, turn_id: str, within: str) -> str | None:
+        """End a turn that no task here runs; its owner is fenced by the new epoch."""
+        said = OPEN_CALL_ANSWERS[TurnStatus.CANCELLED]
+        stored = await self.db.write(stop_turn, session_id, turn_id, within=within, said=said)
+        if stored is None:
+            return None
+        self.publish(session_id, stored)
+        self.turns.tell(turn_id)
+        self.dispatcher.look()
+        return TurnStatus.CANCELLED
+
+    async def after_look(self) -> None:
+        """Rows may have changed by what other processes did: whoever waits for such a change here hears of it."""
+        self.dispatcher.look()
+        await self.turns.look_for_steering()
+        await self.children.stop_orphans()
+
+    def dispatch(self) -> None:
+        """Begin the turns that wait: at the start of the server, and whenever another process may have left some."""
+        self.dispatcher.look()
+
+    def _turn_ended(self, live: LiveSession, steered: bool) -> None:
+        if steered:
+            self.dispatcher.look()  # something may be left over
+        else:
+            self.dispatcher.turn_ended()
+
+    async def _queue_left_over(self, session_id: str, within: str) -> None:
+        await self._live.whole(self.sender.queue_left_over(session_id, within), "queue what is left over")
+
+    async def _serve(self, session_id: str, within: str) -> bool:
+        return await self._live.whole(self.sender.serve(session_id, within), "begin a turn that waited")
 
     # Letting go.
 
@@ -263,7 +308,7 @@ class SessionRuntime:
             await live.running.stop(TurnStatus.CANCELLED, StopReason.USER_CANCEL)
 
     async def delete(self, session_id: str, *, within: str) -> bool:
-        """Delete a session; a running turn is cancelled first."""
+        """Delete a session and its children; a running turn is cancelled first."""
         return await self._live.whole(self._delete(session_id, within), "delete a session")
 
     async def _delete(self, session_id: str, within: str) -> bool:
@@ -271,13 +316,15 @@ class SessionRuntime:
         try:
             async with self._live.entry(session_id, within=within) as live:
                 await self._stop(live)
+                await self.release(await self.db.read(descendants, session_id, within=within), within=within)
                 await self._live.shut(live)
-                deleted = await self.db.write(delete_session, session_id, within=within)
+                deleted = await self.db.write(delete_with_children, session_id, within=within)
         except SessionNotFound:
             return False
+        await self.forget_deleted([other for other in deleted if other != session_id], within=within)
         if deleted:
             await self._remove_traces(session_id, within)
-        return deleted
+        return bool(deleted)
 
     async def forget_deleted(self, session_ids: Sequence[str], *, within: str) -> None:
         """Let go of sessions whose rows are gone: what runs, who follows, and their folders."""
@@ -290,42 +337,33 @@ class SessionRuntime:
         await self.workspaces.remove(within, session_id)
 
     def refuse(self) -> None:
-        """Take no more messages."""
-        self._draining = True
+        """Take no more messages, and begin none that wait."""
+        self.turns.draining = True
+        self.dispatcher.stop()
+        self.turns.tell_all()
 
     async def drain(self, grace: timedelta) -> None:
-        """Take no more messages, give running turns a moment, then interrupt them."""
+        """Take no more messages, give running turns a moment, then leave them to the next process."""
         self.refuse()
-        outcomes = [turn.outcome for turn in self._running]
+        await self.dispatcher.close()
+        outcomes = [turn.outcome for turn in self.turns.all()]
         if outcomes:
             await asyncio.wait(outcomes, timeout=grace.total_seconds())
-        await asyncio.gather(
-            *(turn.stop(TurnStatus.INTERRUPTED, StopReason.SHUTDOWN) for turn in list(self._running)),
-            return_exceptions=True,
-        )
+        await self.turns.leave()
 
     async def close(self) -> None:
-        """End everything: turns are interrupted, kernel sessions closed, tasks awaited or cancelled."""
+        """End everything: turns are left, kernel sessions closed, tasks awaited or cancelled."""
         await self.drain(timedelta(0))
         await self._live.close_all()
         await self.opener.close()
         await self._live.end_tasks()
+        await self.approvals.close()
+        await self.delta_log.close()
         self.hub.close()
 
-    # Following.
-
-    def follow(self, session_id: str, *, after: int, within: str) -> SessionFollower:
-        """Follow a session from an event number on."""
-
-        async def read(last: int, limit: int) -> list[StoredEvent]:
-            return await self.db.read(events_after, session_id, last, limit=limit, within=within)
-
-        return SessionFollower(self.hub, session_id, read, after=after)
+    def _runs_here(self, session_id: str) -> bool:
+        return self.turns.of_session(session_id) is not None
 
     def publish(self, session_id: str, stored: Sequence[StoredEvent]) -> None:
-        """Hand committed events to whoever follows."""
-        self.hub.publish(session_id, (StreamItem.of_event(event) for event in stored))
-
-    def _refuse_when_draining(self) -> None:
-        if self._draining:
-            raise ShuttingDown("the server is shutting down", headers={"Retry-After": "5"})
+        """Hand committed events to whoever follows, in their place among those of a running turn."""
+        self.hub.tell(session_id, stored)

@@ -4,33 +4,47 @@ Durable events and message rows go to the database in transactions of this turn'
 the commit. A delta is handed on at once, unless something durable that came before it is not committed yet: then
 it waits, so that order never inverts and its id is final. What need not be safe before the turn goes on (the last
 message, the usage) is deferred and shares the next transaction: a plain turn has two.
+
+Others may write to the log of the session meanwhile: somebody whose message waits, another server. While a turn
+runs its recorder alone tells followers what the log gets, in the order of the numbers.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import Connection
 
 from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.events.item import StreamItem
-from amplifier_app_api.models.event import Delta, DeltaType, Event
-from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
+from amplifier_app_api.models.event import SETTLING_TYPES, Delta, DeltaType, Event, MessageCompleted, MessageDiscarded
+from amplifier_app_api.models.turn import StopReason, TurnStatus
+from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
+from amplifier_app_api.storage.deltas import delete_deltas
+from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.events import StoredEvent, events_after, insert_events
-from amplifier_app_api.storage.messages import NewMessage, bind_kernel_message, insert_messages
-from amplifier_app_api.storage.sessions import advance, advance_to_idle, counters_of, set_usage
-from amplifier_app_api.storage.turns import end_turn
+from amplifier_app_api.storage.messages import NewMessage, bind_kernel_message, has_message, insert_messages
+from amplifier_app_api.storage.sessions import Advanced, advance, advance_to_idle, counters_of
+from amplifier_app_api.storage.turns import end_turn, keep_tally
+from amplifier_app_api.storage.usage import book
 
 T = TypeVar("T")
 
 CATCH_UP_PAGE = 500
 
 logger = logging.getLogger(__name__)
+
+
+Effect = Callable[[Connection, "TurnKey"], None]
+"""More that a unit changes: run in its transaction, once its epoch has been found to hold. Like every unit of work
+it may be run again."""
 
 
 class TurnOver(Exception):
@@ -48,26 +62,39 @@ class Unit:
     messages: list[NewMessage] = field(default_factory=list[NewMessage])
     events: list[Event] = field(default_factory=list[Event])
     binds: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
+    effects: list[Effect] = field(default_factory=list[Effect])
+    tally: dict[str, Any] | None = None
+    """What the turn has used so far, for its row. The end of a turn writes its own."""
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.events or self.binds)
+        return bool(self.messages or self.events or self.binds or self.effects)
 
     def add(self, other: "Unit") -> None:
         """Append another unit."""
         self.messages += other.messages
         self.events += other.events
         self.binds += other.binds
+        self.effects += other.effects
+        self.tally = self.tally if other.tally is None else other.tally
+
+    def settles(self) -> set[int]:
+        """The requests that this says the last word of."""
+        return {event.request for event in self.events if isinstance(event, MessageCompleted | MessageDiscarded)}
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a turn ended. `unit` is the last of it, the terminal event included."""
+    """How a turn ended. `unit` is the last of it, the terminal event included.
+
+    `own` is what it used itself, `whole` what it used with its children.
+    """
 
     status: TurnStatus
     stop_reason: StopReason
     unit: Unit
     values: dict[str, Any]
-    usage: TokenUsage
+    own: Spent
+    whole: Spent
     new_epoch: bool = False
 
 
@@ -80,11 +107,27 @@ class TurnKey:
     turn_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a transaction made of a unit: its events with their numbers, and where the transcript ends now."""
+
+    events: Sequence[StoredEvent]
+    last_position: int
+
+
 class Recorder:
-    """The writer of one turn."""
+    """The writer of one turn. `recovered` says that an earlier attempt at the turn may have left rows of deltas."""
 
     def __init__(
-        self, db: Database, hub: EventHub, key: TurnKey, *, epoch: int, last_seq: int, last_position: int
+        self,
+        db: Database,
+        hub: EventHub,
+        key: TurnKey,
+        *,
+        epoch: int,
+        last_seq: int,
+        last_position: int,
+        recovered: bool = False,
     ) -> None:
         self._db = db
         self._hub = hub
@@ -96,13 +139,28 @@ class Recorder:
         # How many events were handed over, and how many of them are committed: a delta waits for those before it.
         self._told = 0
         self._committed = 0
-        self._held: list[tuple[int, Delta]] = []
+        self._held: deque[tuple[int, Delta]] = deque()
+        # What somebody else wrote, until everything before it is told.
+        self._foreign: dict[int, StoredEvent] = {}
         self._flush: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.last_seq = last_seq
+        self._recovered = recovered
+        self._tail = hub.open_tail(
+            tenant_id=key.tenant_id,
+            session_id=key.session_id,
+            turn_id=key.turn_id,
+            epoch=epoch,
+            seq=last_seq,
+            writer=self,
+        )
         self.last_position = last_position
         self.sealed = False
         self.over = False
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event that followers were told."""
+        return self._tail.seq
 
     def defer(self, unit: Unit) -> None:
         """Write this with whatever is written next."""
@@ -128,6 +186,17 @@ class Recorder:
         """Take nothing more but the end of the turn. What is on its way is still written, and told."""
         self.sealed = True
 
+    @property
+    def epoch(self) -> int:
+        """The number that every write of the turn carries."""
+        return self._epoch
+
+    def fence(self) -> None:
+        """Somebody else has the session: write nothing any more."""
+        self.over = self.sealed = True
+        self._held.clear()
+        self._hub.close_tail(self._tail)
+
     async def end(self, ending: Ending, *, alone: bool = False) -> bool:
         """Write the end of the turn. False: it had ended before, or somebody else has the session.
 
@@ -136,6 +205,29 @@ class Recorder:
         self.seal()
         return await self._in_order(self._close(ending, alone=alone))
 
+    def saw(self, events: Sequence[StoredEvent]) -> None:
+        """Tell events that somebody else wrote, each when all before it are told."""
+        for event in events:
+            if event.seq <= self.last_seq:  # those the turn began with; who has them already leaves them out
+                self._hub.publish(self._key.session_id, (StreamItem.of_event(event),))
+            else:
+                self._foreign[event.seq] = event
+        self._tell_foreign()
+
+    def look(self) -> None:
+        """Look into the log for what somebody else wrote, and tell it. Nobody waits for it."""
+        task = asyncio.create_task(self._look(), name="look into the log")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look(self) -> None:
+        try:
+            async with self._lock:
+                await self._settle_doubt()
+                await self.catch_up()
+        except DatabaseUnavailable:
+            logger.info("the log could not be looked into yet")
+
     async def catch_up(self) -> list[StoredEvent]:
         """Hand on what somebody else wrote since, and give it back."""
         key = self._key
@@ -143,8 +235,8 @@ class Recorder:
         while page := await self._db.read(
             events_after, key.session_id, self.last_seq, limit=CATCH_UP_PAGE, within=key.tenant_id
         ):
-            self.last_seq = page[-1].seq
-            self._hub.publish(key.session_id, [StreamItem.of_event(event) for event in page])
+            for event in page:
+                self._tell(event)
             stored += page
         return stored
 
@@ -163,15 +255,16 @@ class Recorder:
             unit, self._deferred = self._deferred, Unit()
             if not unit:
                 return
+            self._tail.settling(unit.settles())
             try:
-                stored = await self._db.write(_append, self._key, self._epoch, unit)
+                written = await self._db.write(self._append, unit)
             except Exception:
                 self._in_doubt = unit
                 raise
-            if stored is None:
-                self.over = self.sealed = True
+            if written is None:
+                self.fence()
                 raise TurnOver
-            self._written(stored, unit)
+            await self._written(written)
 
     async def _close(self, ending: Ending, *, alone: bool) -> bool:
         async with self._lock:
@@ -182,64 +275,120 @@ class Recorder:
                 await self._settle_doubt()
                 unit.add(self._deferred)
             unit.add(ending.unit)
+            self._tail.settling(unit.settles())
             try:
-                stored = await self._db.write(_end, self._key, self._epoch, unit, ending)
+                written = await self._db.write(self._end, unit, ending)
             except _EndedBefore:
-                stored = None
-            self.over = True
-            if stored is None:
-                return False
-            self._written(stored, unit)
-            self._held.clear()
-            return True
+                written = None
+            if written is not None:
+                await self._written(written)
+            self.fence()
+            return written is not None
 
     async def _settle_doubt(self) -> None:
         """Find out what became of a unit whose write failed: its commit may have held and only the answer been lost.
 
-        Nobody else writes under this epoch, so whatever the counters have more is that unit, or nothing of it.
+        It is found by what it says. What others wrote to the log meanwhile is told with it.
         """
         unit = self._in_doubt
         if unit is None:
             return
-        key = self._key
-        counters = await self._db.read(counters_of, key.session_id)
-        committed = (self.last_seq + len(unit.events), self.last_position + len(unit.messages))
-        if counters == committed and (unit.events or unit.messages):
-            stored = await self._db.read(
-                events_after, key.session_id, self.last_seq, limit=len(unit.events), within=key.tenant_id
-            )
-            self._written(stored, unit)
-        else:
+        found = await self._db.read(self._find, unit)
+        if found is None:
             unit.add(self._deferred)
             self._deferred = unit
+        else:
+            await self._written(found)
         self._in_doubt = None
 
-    def _written(self, stored: Sequence[StoredEvent], unit: Unit) -> None:
-        self.last_position += len(unit.messages)
-        for event in stored:
+    async def _written(self, written: _Written) -> None:
+        self.last_position = written.last_position
+        if written.events:
+            await self._tell_before(written.events[0].seq)
+        for event in written.events:
             self._release()
-            self.last_seq = event.seq
+            self._tell(event)
             self._committed += 1
-            self._hub.publish(self._key.session_id, (StreamItem.of_event(event),))
+        self._tell_foreign()
         self._release()
         if self._held and not self.sealed:
             self._flush_soon()
 
+    async def _tell_before(self, seq: int) -> None:
+        """Tell what others wrote in front of an event of ours."""
+        self._tell_foreign()
+        if self.last_seq + 1 >= seq:
+            return
+        key = self._key
+        try:
+            while page := await self._db.read(
+                events_after, key.session_id, self.last_seq, limit=CATCH_UP_PAGE, within=key.tenant_id
+            ):
+                for event in page:
+                    if event.seq < seq:
+                        self._tell(event)
+                if page[-1].seq >= seq:
+                    return
+        except DatabaseUnavailable:
+            logger.info("what others wrote to the log could not be read; followers read it themselves")
+
+    def _tell_foreign(self) -> None:
+        while (event := self._foreign.pop(self.last_seq + 1, None)) is not None:
+            self._tell(event)
+
+    def _tell(self, event: StoredEvent) -> None:
+        if event.seq <= self.last_seq:
+            return
+        item = StreamItem.of_event(event)
+        self._tail.seq = event.seq
+        if event.type in SETTLING_TYPES and event.turn_id == self._key.turn_id:
+            self._tail.settle({int(item.fields["request"])})
+        self._hub.publish(self._key.session_id, (item,))
+
     def _release(self) -> None:
         """Hand on the deltas that nothing uncommitted comes before."""
         while self._held and self._held[0][0] <= self._committed:
-            _, delta = self._held.pop(0)
-            delta.seq = self.last_seq
-            self._hub.publish(self._key.session_id, (StreamItem.of_delta(delta),))
+            _, delta = self._held.popleft()
+            self._say(delta.type, delta.request, delta.block, delta.offset, delta.text, delta.at)
 
     def delta(self, type: DeltaType, request: int, block: int, offset: int, text: str) -> None:  # noqa: A002
         """Hand on a piece of an answer, after everything durable that came before it."""
         if self.sealed:
             return
-        waits = self._told > self._committed
-        if not waits and self._hub.feed(self._key.session_id) is None:
+        if self._told <= self._committed:
+            self._say(type, request, block, offset, text)
             return
-        delta = Delta(
+        held = self._held[-1] if self._held else None
+        if held is not None and held[0] == self._told and _continues(held[1], type, request, block, offset):
+            held[1].text += text
+        else:
+            self._held.append((self._told, self._delta(type, request, block, offset, text)))
+        self._flush_soon()
+
+    def _say(
+        self,
+        type: DeltaType,  # noqa: A002
+        request: int,
+        block: int,
+        offset: int,
+        text: str,
+        at: datetime | None = None,
+    ) -> None:
+        self._tail.append(type, request, block, offset, text)
+        feed = self._hub.feed(self._key.session_id)
+        if feed is not None:
+            feed.publish_one(StreamItem.of_delta(self._delta(type, request, block, offset, text, at)))
+
+    def _delta(
+        self,
+        type: DeltaType,  # noqa: A002
+        request: int,
+        block: int,
+        offset: int,
+        text: str,
+        at: datetime | None = None,
+    ) -> Delta:
+        return Delta(
             type=type,
             session_id=self._key.session_id,
             turn_id=self._key.turn_id,
@@ -248,16 +397,8 @@ class Recorder:
             block=block,
             offset=offset,
             text=text,
-            at=datetime.now(UTC),
+            at=at or datetime.now(UTC),
         )
-        if not waits:
-            self._hub.publish(self._key.session_id, (StreamItem.of_delta(delta),))
-            return
-        if self._held and self._held[-1][0] == self._told and delta.continues(self._held[-1][1]):
-            self._held[-1][1].text += text
-        else:
-            self._held.append((self._told, delta))
-        self._flush_soon()
 
     def _flush_soon(self) -> None:
         if self._flush is not None and not self._flush.done():
@@ -274,46 +415,109 @@ class Recorder:
             # The unit is kept: the next awaited write of the turn meets the same trouble and tells it.
             logger.warning("deferred events could not be written yet", exc_info=True)
 
+    # Units of work.
 
-def _append(conn: Connection, key: TurnKey, epoch: int, unit: Unit) -> list[StoredEvent] | None:
-    counters = advance(conn, key.session_id, epoch=epoch, events=len(unit.events), messages=len(unit.messages))
-    if counters is None:
+    def _append(self, conn: Connection, unit: Unit) -> _Written | None:
+        key = self._key
+        counters = advance(
+            conn, key.session_id, epoch=self._epoch, events=len(unit.events), messages=len(unit.messages)
+        )
+        if counters is None:
+            return None
+        if unit.tally is not None:
+            keep_tally(conn, key.turn_id, unit.tally)
+        settled = unit.settles()
+        if settled and (self._recovered or self._tail.may_have_rows(settled)):
+            delete_deltas(conn, key.session_id, key.turn_id, settled)
+        return self._stored(conn, unit, counters)
+
+    def _end(self, conn: Connection, unit: Unit, ending: Ending) -> _Written | None:
+        key = self._key
+        now = utc_now()
+        counters = advance_to_idle(
+            conn,
+            key.session_id,
+            epoch=self._epoch,
+            events=len(unit.events),
+            messages=len(unit.messages),
+            now=now,
+            new_epoch=ending.new_epoch,
+        )
+        if counters is None:
+            return None
+        book(
+            conn,
+            key.session_id,
+            ending.own,
+            ending.whole,
+            before=counters.usage,
+            now=now,
+            within=key.tenant_id,
+        )
+        ended = end_turn(
+            conn,
+            key.turn_id,
+            status=ending.status,
+            stop_reason=ending.stop_reason,
+            ended_at=now,
+            usage=ending.whole.usage.model_dump(),
+            **ending.values,
+        )
+        if not ended:
+            raise _EndedBefore
+        if self._recovered or self._tail.has_rows:
+            delete_deltas(conn, key.session_id, key.turn_id)
+        return self._stored(conn, unit, counters)
+
+    def _stored(self, conn: Connection, unit: Unit, counters: Advanced) -> _Written:
+        stored = write_unit(conn, self._key, unit, last_seq=counters.last_seq, last_position=counters.last_position)
+        return _Written(stored, counters.last_position)
+
+    def _find(self, conn: Connection, unit: Unit) -> _Written | None:
+        """A unit as it was committed. None: it was not. One without messages and events is never found."""
+        key = self._key
+        if unit.messages and not has_message(conn, unit.messages[0].message_id):
+            return None
+        counters = counters_of(conn, key.session_id)
+        if counters is None:
+            return None
+        last_seq, last_position = counters
+        if not unit.events:
+            return _Written((), last_position) if unit.messages else None
+        news = events_after(
+            conn, key.session_id, self.last_seq, limit=last_seq - self.last_seq + 1, within=key.tenant_id
+        )
+        for start in range(len(news) - len(unit.events) + 1):
+            found = news[start : start + len(unit.events)]
+            if all(_says(stored, event, key.turn_id) for stored, event in zip(found, unit.events, strict=True)):
+                return _Written(found, last_position)
         return None
-    return write_unit(conn, key, unit, last_seq=counters.last_seq, last_position=counters.last_position)
 
 
-def _end(conn: Connection, key: TurnKey, epoch: int, unit: Unit, ending: Ending) -> list[StoredEvent] | None:
-    now = utc_now()
-    counters = advance_to_idle(
-        conn,
-        key.session_id,
-        epoch=epoch,
-        events=len(unit.events),
-        messages=len(unit.messages),
-        now=now,
-        new_epoch=ending.new_epoch,
-    )
-    if counters is None:
-        return None
-    set_usage(conn, key.session_id, counters.usage.plus(ending.usage))
-    ended = end_turn(
-        conn,
-        key.turn_id,
-        status=ending.status,
-        stop_reason=ending.stop_reason,
-        ended_at=now,
-        usage=ending.usage.model_dump(),
-        **ending.values,
-    )
-    if not ended:
-        raise _EndedBefore
-    return write_unit(conn, key, unit, last_seq=counters.last_seq, last_position=counters.last_position)
+def _says(stored: StoredEvent, event: Event, turn_id: str) -> bool:
+    if stored.type != event.type or stored.turn_id != turn_id:
+        return False
+    fields = orjson.loads(orjson.dumps(event.model_dump(mode="json", by_alias=True)))
+    envelope = orjson.loads(stored.data)
+    return all(envelope[name] == value for name, value in fields.items())
+
+
+def _continues(
+    held: Delta,
+    type: DeltaType,  # noqa: A002
+    request: int,
+    block: int,
+    offset: int,
+) -> bool:
+    return held.request == request and held.block == block and held.end == offset and held.type == type
 
 
 def write_unit(conn: Connection, key: TurnKey, unit: Unit, *, last_seq: int, last_position: int) -> list[StoredEvent]:
     """Write rows whose numbers were taken: the last of them are `last_seq` and `last_position`."""
     for message_id, kernel in unit.binds:
         bind_kernel_message(conn, message_id, kernel)
+    for effect in unit.effects:
+        effect(conn, key)
     insert_messages(
         conn,
         unit.messages,

@@ -20,11 +20,24 @@ class SessionClosed(Conflict):
     title = "The session is closed"
 
 
+class TurnNotFound(NotFound):
+    """The session has no such turn."""
+
+    code = "turn_not_found"
+    title = "Turn not found"
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(f"The session has no turn {turn_id[:200]!r}")
+
+
 class TooManyTurns(TooMany):
-    """This server runs as many turns, or holds as many sessions, as it may."""
+    """This server runs as many turns as it may, holds as many sessions, or has as many that wait."""
 
     code = "too_many_turns"
     title = "Too many turns"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class ShuttingDown(Unavailable):

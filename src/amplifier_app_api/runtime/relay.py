@@ -7,12 +7,16 @@ its offset; a call that was abandoned is told, and a block that was not streamed
 
 import contextvars
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
+
+from sqlalchemy import Connection
 
 from amplifier_app_api.models.event import MessageCompleted, MessageDiscarded
 from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.runtime.blocks import DELTA_TYPES, ModelCall, StreamedBlock, blocks_of, numbered
-from amplifier_app_api.runtime.recorder import Recorder, Unit
+from amplifier_app_api.runtime.recorder import Recorder, TurnKey, Unit
+from amplifier_app_api.storage.turns import keep_request
 
 _current_call: contextvars.ContextVar[ModelCall | None] = contextvars.ContextVar("model_call", default=None)
 
@@ -20,21 +24,22 @@ _current_call: contextvars.ContextVar[ModelCall | None] = contextvars.ContextVar
 class Relay:
     """The stream of one turn."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, *, asked: int = 0) -> None:
         self._recorder = recorder
+        self._asked_before = asked
         self._calls: list[ModelCall] = []
 
     @property
     def requests(self) -> int:
         """How many times a model was asked."""
-        return len(self._calls)
+        return self._asked_before + len(self._calls)
 
     def begin_call(self) -> None:
         """A provider is about to be called; what it reports from its task belongs to this call."""
         self._new_call()
 
     def _new_call(self) -> ModelCall:
-        call = ModelCall(request=len(self._calls) + 1)
+        call = ModelCall(request=self.requests + 1)
         self._calls.append(call)
         _current_call.set(call)
         return call
@@ -48,6 +53,8 @@ class Relay:
         call = self._current()
         if call.blocks and not call.settled:
             self._discard(call, "the model call failed")
+        elif not call.settled:
+            self._recorder.defer(Unit(effects=[partial(_keep_request, call.request)]))
         call.settled = True
 
     def _current(self) -> ModelCall:
@@ -133,7 +140,8 @@ class Relay:
 
     def _discard(self, call: ModelCall, reason: str) -> None:
         call.settled = True
-        self._recorder.defer(Unit(events=[MessageDiscarded(request=call.request, reason=reason[:500])]))
+        told = MessageDiscarded(request=call.request, reason=reason[:500])
+        self._recorder.defer(Unit(events=[told], effects=[partial(_keep_request, call.request)]))
 
     def unfinished(self) -> ModelCall | None:
         """The last call that streamed something and did not become a message."""
@@ -145,3 +153,8 @@ class Relay:
         for call in given_up:
             call.settled = True
         return [MessageDiscarded(request=call.request, reason=reason) for call in given_up]
+
+
+def _keep_request(request: int, conn: Connection, key: TurnKey) -> None:
+    """The number of a call that came to nothing: whoever goes on with the turn gives it to no other one."""
+    keep_request(conn, key.turn_id, request)

@@ -1,11 +1,15 @@
 """Opening a session into memory: a new one, or a stored one from its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from amplifier_app_api.errors import AppError
+from amplifier_app_api.runtime.journal import Seals
+from amplifier_app_api.runtime.lineage import Lineage
 from amplifier_app_api.runtime.live_session import LiveSession
 from amplifier_app_api.runtime.live_sessions import LiveSessions
+from amplifier_app_api.runtime.masking import SecretMask
 from amplifier_app_api.runtime.opening import OpenedSession, OpenRequest, SessionOpener
 from amplifier_app_api.runtime.refusals import SessionNotFound
 from amplifier_app_api.runtime.workspace import Workspaces
@@ -28,8 +32,12 @@ class Vault(Protocol):
         ...
 
 
+Offers = Callable[[LiveSession, SessionRecord, Mapping[str, str], Lineage], Mapping[str, Any]]
+"""From a session and the variables given with it to what its modules may ask its coordinator for."""
+
+
 class Restorer:
-    """Puts sessions into their entries. The entry's lock is held."""
+    """Puts sessions into their entries. The entry's lock is held. `offers` says what their modules may ask for."""
 
     def __init__(
         self, db: Database, live: LiveSessions, opener: SessionOpener, workspaces: Workspaces, vault: Vault
@@ -39,6 +47,7 @@ class Restorer:
         self._opener = opener
         self._workspaces = workspaces
         self._vault = vault
+        self.offers: Offers = lambda live, record, variables, lineage: {}
 
     async def open_new(
         self, live: LiveSession, record: SessionRecord, text: str, variables: Mapping[str, str]
@@ -66,6 +75,18 @@ class Restorer:
                 await self._db.write(mark_failed, session.session_id, error, within=record.tenant_id)
             raise
 
+    async def open_beside(self, live: LiveSession, record: SessionRecord, text: str) -> tuple[OpenedSession, int]:
+        """Open a stored session from another text, and leave what is open as it is. The place its transcript ends, too.
+
+        A refusal changes nothing.
+        """
+        if live.opened is None:
+            await self._live.make_room(live)
+        session_id = record.session.session_id
+        position, messages = await self._db.read(kernel_transcript, session_id, within=record.tenant_id)
+        whole = [self._whole(session_id, message) for message in messages]
+        return await self._opened(live, record, text, self._variables(record), whole), position
+
     def seal(self, session_id: str, variables: Mapping[str, str] | None) -> str | None:
         """The variables of a new session as its row holds them."""
         return self._vault.seal(session_id, variables) if variables else None
@@ -73,6 +94,10 @@ class Restorer:
     def seal_json(self, session_id: str, value: Any) -> str:
         """A JSON value as a row of the session may hold it."""
         return self._vault.seal(session_id, value)
+
+    def seals(self, session_id: str, mask: SecretMask) -> Seals:
+        """How the rows of a session keep what holds a secret."""
+        return Seals(mask, partial(self._vault.seal, session_id), partial(self._vault.unseal, session_id))
 
     def _whole(self, session_id: str, kernel: dict[str, Any]) -> dict[str, Any]:
         return self._vault.unseal(session_id, kernel[SEALED]) if kernel.keys() == {SEALED} else kernel
@@ -88,7 +113,21 @@ class Restorer:
         variables: Mapping[str, str],
         messages: list[dict[str, Any]],
     ) -> OpenedSession:
+        live.opened = opened = await self._opened(live, record, text, variables, messages)
+        live.revision = record.session.revision
+        return opened
+
+    async def _opened(
+        self,
+        live: LiveSession,
+        record: SessionRecord,
+        text: str,
+        variables: Mapping[str, str],
+        messages: list[dict[str, Any]],
+    ) -> OpenedSession:
         session = record.session
+        spawned = None if record.spawn is None else self._vault.unseal(session.session_id, record.spawn)
+        lineage = Lineage.of_json(spawned or ())
         request = OpenRequest(
             tenant_id=record.tenant_id,
             session_id=session.session_id,
@@ -99,8 +138,10 @@ class Restorer:
             parent_id=session.parent_id,
             allow_missing=record.allow_missing,
             pins=record.sources,
+            lineage=lineage,
+            capabilities=self.offers(live, record, variables, lineage),
         )
-        live.opened = opened = await self._opener.open(request, live)
+        opened = await self._opener.open(request, live)
         for module in opened.degraded:
             live.notice("warning", f"{module.module} is not available: {module.detail}", "session")
         return opened

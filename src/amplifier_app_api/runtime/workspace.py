@@ -44,6 +44,10 @@ class Workspaces:
 
         return await asyncio.to_thread(made)
 
+    def folder_of(self, tenant: str, session_id: str) -> Path:
+        """Where a session's own folder is, or would be."""
+        return self._root / tenant / session_id
+
     async def remove(self, tenant: str, session_id: str) -> None:
         """Remove the folder that a session had for itself."""
         await asyncio.to_thread(shutil.rmtree, self._root / tenant / session_id, ignore_errors=True)

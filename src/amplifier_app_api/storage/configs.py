@@ -14,6 +14,7 @@ from amplifier_app_api.models.fields import format_time
 from amplifier_app_api.models.page import InvalidPage, Page, PageRequest, make_cursor
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.filters import tag_filter
+from amplifier_app_api.storage.idempotency import RequestKey, keep_key
 from amplifier_app_api.storage.paging import moment_after, newest_first
 from amplifier_app_api.storage.tables import config_revisions, configs, sessions
 
@@ -44,8 +45,9 @@ def insert_config(
     tags: dict[str, str],
     by: str,
     within: str,
+    key: RequestKey | None = None,
 ) -> Config:
-    """Store a new Config with its first text."""
+    """Store a new Config with its first text, and the key of the request: its answer without the text."""
     now = utc_now()
     config = Config(
         config_id=config_id,
@@ -74,6 +76,7 @@ def insert_config(
         )
     )
     _insert_revision(conn, config, by=by, within=within)
+    keep_key(conn, key, config_id, answer=config.model_dump(mode="json", exclude={"yaml_content"}))
     return config
 
 

@@ -41,7 +41,7 @@ def insert_events(
     moment = format_time(at)
     stored: list[StoredEvent] = []
     for seq, event in enumerate(new, first_seq):
-        fields = event.model_dump(mode="json")
+        fields = event.model_dump(mode="json", by_alias=True)
         envelope = {
             "seq": seq,
             "type": fields.pop("type"),

@@ -12,33 +12,40 @@ from amplifier_app_api.models.event import (
     SessionClosed,
     SessionCreated,
     SessionResumed,
-    ToolCompleted,
-    TurnInterrupted,
 )
 from amplifier_app_api.models.session import Session, SessionStatus
-from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.events import StoredEvent, insert_events
-from amplifier_app_api.storage.messages import NewMessage, insert_messages, open_tool_calls
+from amplifier_app_api.storage.idempotency import RequestKey, keep_key
+from amplifier_app_api.storage.messages import NewMessage
 from amplifier_app_api.storage.sessions import (
     SessionRecord,
     advance,
-    advance_to_idle,
     change_session,
     get_session,
     insert_session,
 )
-from amplifier_app_api.storage.turns import all_open_turns, end_turn
 
-LOST_CALL = "The server stopped before this call had a result; whether it took effect is not known."
+
+class ParentGone(Exception):
+    """Rolls back: the parent of a new child session was deleted."""
 
 
 def create_session(
-    conn: Connection, record: SessionRecord, *, session: Session, notices: Sequence[Notice]
+    conn: Connection,
+    record: SessionRecord,
+    *,
+    session: Session,
+    notices: Sequence[Notice],
+    key: RequestKey | None = None,
 ) -> list[StoredEvent]:
-    """Store a session that was opened, with its first events."""
+    """Store a session that was opened, with its first events. A child whose parent is gone by now is a `ParentGone`."""
+    if session.parent_id is not None and not _held(conn, session.parent_id, within=record.tenant_id):
+        raise ParentGone
     news = [SessionCreated(config_id=session.config_id, revision=session.revision), *notices]
-    insert_session(conn, record, session=session.model_copy(update={"last_seq": len(news)}))
+    opened = session.model_copy(update={"last_seq": len(news)})
+    insert_session(conn, record, session=opened)
+    keep_key(conn, key, session.session_id, answer=opened.model_dump(mode="json"))
     return insert_events(
         conn,
         news,
@@ -48,6 +55,10 @@ def create_session(
         at=session.created_at,
         within=record.tenant_id,
     )
+
+
+def _held(conn: Connection, session_id: str, *, within: str) -> bool:
+    return get_session(conn, session_id, within=within, to_change=True) is not None
 
 
 def mark_failed(conn: Connection, session_id: str, error: dict[str, Any], *, within: str) -> None:
@@ -82,40 +93,6 @@ def edit_session(
         stored = _log(conn, session_id, [SessionClosed(status=status)], epoch=before.epoch, within=within)
     after = change_session(conn, session_id, values, within=within)
     return (None if after is None else after.session), stored
-
-
-def sweep_lost_turns(conn: Connection) -> list[str]:
-    """End every turn that a server left behind, and give back their ids.
-
-    Only for a server that has the database to itself, before it takes requests: whoever ran these turns is gone.
-    """
-    lost = all_open_turns(conn)
-    for turn_id, session_id, tenant_id in lost:
-        _interrupt(conn, turn_id, session_id, tenant_id)
-    return [turn_id for turn_id, _, _ in lost]
-
-
-def _interrupt(conn: Connection, turn_id: str, session_id: str, tenant_id: str) -> None:
-    now = utc_now()
-    calls = open_tool_calls(conn, turn_id)
-    rows = [synthetic_result(turn_id, call_id, tool, LOST_CALL) for call_id, tool in calls]
-    news: list[Event] = [
-        ToolCompleted(call_id=call_id, ok=False, output=LOST_CALL, truncated=False, ms=0) for call_id, _ in calls
-    ]
-    news.append(TurnInterrupted(stop_reason=StopReason.NODE_LOST, usage=TokenUsage()))
-    record = get_session(conn, session_id, within=tenant_id)
-    if record is None:
-        return
-    counters = advance_to_idle(
-        conn, session_id, epoch=record.epoch, events=len(news), messages=len(rows), now=now, new_epoch=True
-    )
-    if counters is None:
-        return
-    end_turn(conn, turn_id, status=TurnStatus.INTERRUPTED, stop_reason=StopReason.NODE_LOST, ended_at=now)
-    first_position = counters.last_position - len(rows) + 1
-    insert_messages(conn, rows, session_id=session_id, first_position=first_position, within=tenant_id)
-    first_seq = counters.last_seq - len(news) + 1
-    insert_events(conn, news, session_id=session_id, turn_id=turn_id, first_seq=first_seq, at=now, within=tenant_id)
 
 
 def synthetic_result(turn_id: str, call_id: str, tool: str, said: str) -> NewMessage:

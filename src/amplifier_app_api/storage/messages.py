@@ -37,6 +37,7 @@ class NewMessage:
 
 
 _INSERT = insert(messages)
+_HAS = select(messages.c.position).where(messages.c.message_id == bindparam("of_message"))
 _BIND = (
     update(messages)
     .where(messages.c.message_id == bindparam("of_message"))
@@ -131,6 +132,11 @@ def last_message_of(conn: Connection, session_id: str) -> tuple[int, str]:
     return (row.position, row.message_id) if row is not None else (0, "")
 
 
+def has_message(conn: Connection, message_id: str) -> bool:
+    """Whether a message is a row."""
+    return conn.execute(_HAS, {"of_message": message_id}).first() is not None
+
+
 def open_tool_calls(conn: Connection, turn_id: str) -> list[tuple[str, str]]:
     """Calls of a turn that have no result yet: id and name of the tool, in order."""
     rows = conn.execute(
@@ -138,12 +144,22 @@ def open_tool_calls(conn: Connection, turn_id: str) -> list[tuple[str, str]]:
         .where(messages.c.turn_id == turn_id)
         .order_by(messages.c.position)
     ).all()
-    answered = {row.tool_call_id for row in rows if row.tool_call_id is not None}
     calls: dict[str, str] = {}
-    for row in rows:
+    for row in rows:  # in order: a model may give a later call the id of one that was answered
+        calls.pop(row.tool_call_id, None)
         for call in (*_calls_in(row.content), *(row.tool_calls or ())):
             calls.setdefault(str(call.get("id")), str(call.get("tool") or call.get("name") or "tool"))
-    return [(call_id, tool) for call_id, tool in calls.items() if call_id not in answered]
+    return list(calls.items())
+
+
+def answered_calls(conn: Connection, turn_id: str) -> list[str]:
+    """The ids of the calls that a turn has results of, in order; an id may be there more than once."""
+    statement = (
+        select(messages.c.tool_call_id)
+        .where(messages.c.turn_id == turn_id, messages.c.tool_call_id.is_not(None))
+        .order_by(messages.c.position)
+    )
+    return list(conn.execute(statement).scalars())
 
 
 def _calls_in(content: Any) -> list[dict[str, Any]]:

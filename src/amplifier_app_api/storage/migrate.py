@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, text
 
 from amplifier_app_api.errors import Conflict
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration that this program has."""
 
 FOLDER = Path(__file__).parent / "migrations"

@@ -23,12 +23,15 @@ T = TypeVar("T")
 CONNECTIONS = 16
 CONNECT_TIMEOUT = 10
 STATEMENT_TIMEOUT = 60
+IDLE_TIMEOUT = 15
+"""Seconds after which the server ends a transaction that says nothing more. A process that is paused or cut off in the
+middle of one would keep its rows from everybody else, and a session from whoever is to take it over."""
 MIGRATION_LOCK = 0x616D_706C_6900
 
 _TRIES = 5
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: this transaction was the victim
-# Connection, authorization, no such database, resources, operator intervention, the server's system.
-_UNAVAILABLE = ("08", "28", "3D", "53", "57P", "58")
+# Connection, idle for too long, authorization, no such database, resources, operator intervention, its system.
+_UNAVAILABLE = ("08", "25P03", "28", "3D", "53", "57P", "58")
 
 
 class PostgresEngine:
@@ -52,7 +55,10 @@ class PostgresEngine:
             connect_args={
                 "timeout": CONNECT_TIMEOUT,
                 "command_timeout": STATEMENT_TIMEOUT,
-                "server_settings": {"application_name": "amplifier-api"},
+                "server_settings": {
+                    "application_name": "amplifier-api",
+                    "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT}s",
+                },
             },
         )
         event.listen(engine.sync_engine, "checkout", _refuse_closed)

@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Executable, RowMapping, bindparam, delete, exists, insert, select, update
 
 from amplifier_app_api.models.fields import format_time
 from amplifier_app_api.models.page import Page, PageRequest, make_cursor
 from amplifier_app_api.models.session import Activity, Session, SessionStatus
-from amplifier_app_api.models.turn import TokenUsage
+from amplifier_app_api.models.turn import Budget, TokenUsage
+from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.filters import tag_filter
+from amplifier_app_api.storage.ownership import CLAIMED_EPOCH, NODE
 from amplifier_app_api.storage.paging import moment_after, newest_first
-from amplifier_app_api.storage.tables import INTEGER, Json, Time, sessions
+from amplifier_app_api.storage.steering import PENDING
+from amplifier_app_api.storage.tables import INTEGER, Time, sessions, steering, turns
+from amplifier_app_api.storage.turns import QUEUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,14 @@ class SessionRecord:
     working_dir: str | None
     allow_missing: bool
     epoch: int
+    depth: int = 0
+    """How many sessions are above this one."""
+    spawn: str | None = None
+    """What a child was started with, sealed for the row of this session."""
+    parent_turn_id: str | None = None
+    parent_call_id: str | None = None
+    owner: str | None = None
+    """The node that writes the session's turns."""
     sources: dict[str, str] = field(default_factory=dict[str, str])
     """The remote sources the session was opened with: from the text of each to what it was, pinned."""
 
@@ -42,6 +54,16 @@ _GET = select(sessions).where(
 )
 _GET_TO_CHANGE = _GET.with_for_update()  # SQLite has one writer at a time and needs no lock
 _COUNTERS = (sessions.c.last_seq, sessions.c.last_position, sessions.c.epoch, sessions.c.usage)
+_ADMITTED = (
+    *_COUNTERS,
+    sessions.c.turn_count,
+    sessions.c.config_id,
+    sessions.c.revision,
+    sessions.c.budget,
+    sessions.c.tool_calls,
+    sessions.c.iterations,
+    sessions.c.active_ms,
+)
 _ADVANCE = (
     update(sessions)
     .where(sessions.c.session_id == bindparam("of_session"), sessions.c.epoch == bindparam("of_epoch"))
@@ -56,7 +78,7 @@ _CLOSE_TURN = _ADVANCE.values(
     epoch=sessions.c.epoch + bindparam("more_epochs", type_=INTEGER),
     updated_at=bindparam("at", type_=Time),
 )
-_ACCEPT = (
+_ADMIT = (
     update(sessions)
     .where(
         sessions.c.session_id == bindparam("of_session"),
@@ -66,15 +88,31 @@ _ACCEPT = (
     .values(
         last_seq=sessions.c.last_seq + bindparam("more_events", type_=INTEGER),
         last_position=sessions.c.last_position + 1,
-        message_count=sessions.c.message_count + 1,
+        message_count=sessions.c.message_count + bindparam("more_sent", type_=INTEGER),
+        turn_count=sessions.c.turn_count + bindparam("more_sent", type_=INTEGER),
+        owner=NODE,
+        epoch=CLAIMED_EPOCH,
         activity=Activity.RUNNING.value,
         updated_at=bindparam("at", type_=Time),
     )
-    .returning(*_COUNTERS, sessions.c.config_id, sessions.c.revision)
+    .returning(*_ADMITTED)
 )
-_SET_USAGE = (
-    update(sessions).where(sessions.c.session_id == bindparam("of_session")).values(usage=bindparam("used", type_=Json))
+_ACCEPT = _ADMIT.where(
+    ~exists().where(turns.c.session_id == sessions.c.session_id, QUEUED),
+    ~exists().where(steering.c.session_id == sessions.c.session_id, PENDING),
 )
+_ENLIST_ANYHOW = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("of_session"), sessions.c.tenant_id == bindparam("of_tenant"))
+    .values(
+        last_seq=sessions.c.last_seq + bindparam("more_events", type_=INTEGER),
+        message_count=sessions.c.message_count + bindparam("more_sent", type_=INTEGER),
+        turn_count=sessions.c.turn_count + bindparam("more_turns", type_=INTEGER),
+        updated_at=bindparam("at", type_=Time),
+    )
+    .returning(*_ADMITTED)
+)
+_ENLIST = _ENLIST_ANYHOW.where(sessions.c.status == SessionStatus.ACTIVE.value)
 
 
 def insert_session(conn: Connection, record: SessionRecord, *, session: Session) -> None:
@@ -93,6 +131,14 @@ def insert_session(conn: Connection, record: SessionRecord, *, session: Session)
             "degraded": [module.model_dump() for module in session.degraded],
             "error": None,
             "parent_id": session.parent_id,
+            "external_id": session.external_id,
+            "agent": session.agent,
+            "depth": record.depth,
+            "parent_turn_id": record.parent_turn_id,
+            "parent_call_id": record.parent_call_id,
+            "spawn": record.spawn,
+            "forked_from": session.forked_from,
+            "budget": None if session.budget is None else session.budget.model_dump(exclude_none=True),
             "variables": record.variables,
             "working_dir": record.working_dir,
             "allow_missing": int(record.allow_missing),
@@ -100,6 +146,9 @@ def insert_session(conn: Connection, record: SessionRecord, *, session: Session)
             "message_count": 0,
             "last_position": 0,
             "last_seq": session.last_seq,
+            "turn_count": 0,
+            "pruned_seq": 0,
+            "owner": record.owner,
             "epoch": record.epoch,
             "usage": session.usage.model_dump(),
             "created_at": session.created_at,
@@ -123,9 +172,11 @@ def list_sessions(
     status: str | None = None,
     config_id: str | None = None,
     tag: tuple[str, str] | None = None,
+    parent_id: str | None = None,
 ) -> Page[Session]:
-    """One page, newest change first, and the number of all that match."""
-    statement = select(sessions).where(sessions.c.tenant_id == within)
+    """One page, newest change first, and the number of all that match: the children of a session, or of nobody."""
+    of_parent = sessions.c.parent_id.is_(None) if parent_id is None else sessions.c.parent_id == parent_id
+    statement = select(sessions).where(sessions.c.tenant_id == within, of_parent)
     if status is not None:
         statement = statement.where(sessions.c.status == status)
     if config_id is not None:
@@ -178,6 +229,12 @@ def counters_of(conn: Connection, session_id: str) -> tuple[int, int] | None:
     return None if row is None else (row.last_seq, row.last_position)
 
 
+def pruned_seq_of(conn: Connection, session_id: str, *, within: str) -> int:
+    """The number of the last event of a session that was pruned; 0 where none was."""
+    statement = select(sessions.c.pruned_seq).where(sessions.c.tenant_id == within, sessions.c.session_id == session_id)
+    return conn.execute(statement).scalar_one_or_none() or 0
+
+
 def advance(conn: Connection, session_id: str, *, epoch: int, events: int, messages: int = 0) -> Advanced | None:
     """Take the next numbers of a session's log and transcript, and hold its row until the commit.
 
@@ -210,21 +267,65 @@ def advance_to_idle(
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Numbers taken for a message that comes in, and what the session runs."""
+    """Numbers taken for a message that comes in, what the session runs, and what it may use and has used."""
 
     counters: Advanced
+    turn_number: int
     config_id: str
     revision: int
+    budget: Budget | None
+    spent: Spent
 
 
-def accept_message(conn: Connection, session_id: str, *, within: str, events: int, now: datetime) -> Admitted | None:
-    """Take the numbers of a message that comes in, and show the session as running.
+def accept_message(
+    conn: Connection, session_id: str, *, within: str, node_id: str, events: int, now: datetime, ahead: bool = False
+) -> Admitted | None:
+    """Take the numbers of a message that comes in, claim its session for the node, and show it as running.
 
-    None: the tenant has no such session, or it does not take messages.
+    None: the tenant has no such session, it does not take messages, or others wait; `ahead` goes before those. The
+    claim is only good when the message's turn can be stored, which it cannot while another one is open.
     """
-    values = {"of_session": session_id, "of_tenant": within, "more_events": events, "at": now}
-    row: Any = conn.execute(_ACCEPT, values).first()
-    return None if row is None else Admitted(_counters(row), row.config_id, row.revision)
+    return _admitted(conn, _ADMIT if ahead else _ACCEPT, session_id, within, events, now, of_node=node_id, more_sent=1)
+
+
+def admit_queued(
+    conn: Connection, session_id: str, *, within: str, node_id: str, events: int, now: datetime
+) -> Admitted | None:
+    """`accept_message` for one that was counted when it was queued, and whose turn begins now."""
+    return _admitted(conn, _ADMIT, session_id, within, events, now, of_node=node_id, more_sent=0)
+
+
+def enlist(
+    conn: Connection,
+    session_id: str,
+    *,
+    within: str,
+    events: int,
+    now: datetime,
+    sent: int = 0,
+    turns: int = 0,
+    anyhow: bool = False,
+) -> Admitted | None:
+    """Count messages and turns that wait, take the numbers of their events, and hold the session's row.
+
+    None: the tenant has no such session, or it does not take messages; `anyhow` is for one that was taken before.
+    Whoever runs the session goes on running it.
+    """
+    statement = _ENLIST_ANYHOW if anyhow else _ENLIST
+    return _admitted(conn, statement, session_id, within, events, now, more_sent=sent, more_turns=turns)
+
+
+def _admitted(
+    conn: Connection, statement: Executable, session_id: str, within: str, events: int, now: datetime, **values: Any
+) -> Admitted | None:
+    named = {"of_session": session_id, "of_tenant": within, "more_events": events, "at": now, **values}
+    row: Any = conn.execute(statement, named).first()
+    if row is None:
+        return None
+    counters = _counters(row)
+    budget = None if row.budget is None else Budget.model_validate(row.budget)
+    spent = Spent(counters.usage, row.tool_calls, row.iterations, row.active_ms / 1000)
+    return Admitted(counters, row.turn_count, row.config_id, row.revision, budget, spent)
 
 
 def _advanced(conn: Connection, statement: Executable, values: dict[str, Any]) -> Advanced | None:
@@ -234,11 +335,6 @@ def _advanced(conn: Connection, statement: Executable, values: dict[str, Any]) -
 
 def _counters(row: Any) -> Advanced:
     return Advanced(row.last_seq, row.last_position, row.epoch, TokenUsage.model_validate(row.usage))
-
-
-def set_usage(conn: Connection, session_id: str, usage: TokenUsage) -> None:
-    """Set what a session has used; the caller holds its row since `advance`."""
-    conn.execute(_SET_USAGE, {"of_session": session_id, "used": usage.model_dump()})
 
 
 def record_from_row(row: RowMapping) -> SessionRecord:
@@ -257,5 +353,10 @@ def record_from_row(row: RowMapping) -> SessionRecord:
         working_dir=row["working_dir"],
         allow_missing=bool(row["allow_missing"]),
         epoch=row["epoch"],
+        depth=row["depth"],
+        spawn=row["spawn"],
+        parent_turn_id=row["parent_turn_id"],
+        parent_call_id=row["parent_call_id"],
+        owner=row["owner"],
         sources=row["sources"] or {},
     )

@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 
 from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.events.item import StreamItem
+from amplifier_app_api.events.place import Place
 from amplifier_app_api.events.stream import READ_PAGE, Follower, SessionFollower, TurnFollower, items_of
 from amplifier_app_api.models.event import Delta
 from amplifier_app_api.storage.events import StoredEvent
+from amplifier_app_api.storage.log import LogPart
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,11 +42,20 @@ class Log:
         )
         self.hub.publish("s", [StreamItem.of_delta(delta)])
 
-    async def read(self, after: int, limit: int) -> list[StoredEvent]:
-        return self.rows[after : after + limit]
+    async def read(self, after: int, *, limit: int, deltas: bool) -> LogPart:
+        return LogPart(self.rows[after : after + limit], [])
+
+    async def turn_at(self, seq: int) -> str | None:
+        return "t"
 
     def follow(self, after: int = 0) -> SessionFollower:
-        return SessionFollower(self.hub, "s", self.read, after=after)
+        return SessionFollower(self.hub, "s", self, after=Place(after), runs_here=lambda: True)
+
+    def follow_turn(self) -> TurnFollower:
+        """As whoever sends a message does: the subscription is there before anything is told."""
+        subscription = self.hub.subscribe("s")
+        follower = SessionFollower(self.hub, "s", self, after=None, runs_here=lambda: True, subscription=subscription)
+        return TurnFollower(follower, "s", "t")
 
 
 async def ids(follower: Follower, batches: int) -> list[str | None]:
@@ -71,13 +82,36 @@ async def test_a_long_log_is_read_in_pages() -> None:
     assert await ids(follower, 2) == [str(seq) for seq in range(1, READ_PAGE + 4)]
 
 
-async def test_pieces_from_before_the_rows_that_were_read_are_left_out() -> None:
+async def test_a_piece_from_before_the_rows_that_were_read_is_told_after_them_under_an_id_that_says_so() -> None:
     log = Log(1)
     follower = log.follow()
     log.piece("old", 0)
     log.append()
 
-    assert await ids(follower, 2) == ["1", "2"]
+    assert await ids(follower, 2) == ["1", "2", "2.1.0.3"]
+
+
+async def test_a_piece_that_nobody_has_the_beginning_of_is_left_to_the_whole_message() -> None:
+    log = Log(1)
+    follower = log.follow(after=1)
+    log.piece("lost", 0)
+    assert await ids(follower, 1) == ["1.1.0.4"]
+    log.piece("also lost", 9)
+    log.piece("later", 18)
+    assert await ids(follower, 2) == []
+    blocks = b'{"at":"2026-01-01T00:00:00.000000Z","request":1,"blocks":[{"block":0,"type":"text","text":"lost, all"}]}'
+    log.append("message.completed", data=blocks)
+
+    batch = await follower.next_batch(0) or []
+    assert [(item.id, item.payload().get("text")) for item in batch] == [("1.1.0.9", ", all"), ("2", None)]
+
+
+async def test_rows_that_are_gone_without_a_word_are_a_gap_and_no_end() -> None:
+    log = Log(3)
+    del log.rows[1]
+    follower = log.follow()
+
+    assert [item.type for item in await follower.next_batch(0) or []] == ["notice", "stream.gap", "notice"]
 
 
 async def test_a_lost_hint_is_healed_from_the_rows() -> None:
@@ -123,7 +157,7 @@ async def test_a_session_that_is_gone_ends_its_followers() -> None:
 
 async def test_a_turn_is_framed_and_events_of_other_turns_are_left_out() -> None:
     log = Log()
-    follower = TurnFollower(log.hub.subscribe("s"), "s", "t")
+    follower = log.follow_turn()
     log.append(turn_id="another")
     log.append()
     terminal = b'{"response":"ok","stop_reason":"end_turn","usage":{},"code":null,"error":null}'
@@ -138,7 +172,7 @@ async def test_a_turn_is_framed_and_events_of_other_turns_are_left_out() -> None
 
 async def test_a_failed_turn_ends_with_its_error() -> None:
     log = Log()
-    follower = TurnFollower(log.hub.subscribe("s"), "s", "t")
+    follower = log.follow_turn()
     log.append("turn.failed", data=b'{"code":"provider_error","error":"no"}')
 
     items = [item async for item in items_of(follower)]
@@ -155,10 +189,9 @@ async def test_a_failed_turn_ends_with_its_error() -> None:
 
 async def test_a_turn_whose_end_nobody_tells_of_ends_when_its_subscription_does() -> None:
     log = Log()
-    subscription = log.hub.subscribe("s")
-    follower = TurnFollower(subscription, "s", "t")
+    follower = log.follow_turn()
     log.append()
 
-    subscription.leave()
+    log.hub.end_session("s")
 
     assert [item.type async for item in items_of(follower)] == ["connected", "notice"]

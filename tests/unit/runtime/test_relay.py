@@ -64,7 +64,13 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         )
         await db.write(create_session, record, session=session, notices=[])
         turn, _ = await accept(
-            db, Incoming("hi"), tenant_id="default", session_id=session_id, expected_position=0, notices=[]
+            db,
+            Incoming("hi"),
+            tenant_id="default",
+            session_id=session_id,
+            node_id="here",
+            expected_position=0,
+            notices=[],
         )
         hub = EventHub()
         recorder = Recorder(

@@ -1,6 +1,7 @@
 """Settings: from the environment as texts, from Python as real types, and wrong values as sentences."""
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_lists_are_separated_by_commas_and_roots_as_in_path(monkeypatch: pytest.
     assert settings.env_allow == ("TOKEN", "ANTHROPIC_API_KEY@llm.example.com")
     assert settings.allowed_origins == ("https://app.example.com", "http://localhost:3000")
     assert settings.source_roots == (Path("/srv/bundles"), Path("/srv/modules"))
+
+
+def test_a_budget_is_a_list_of_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPLIFIER_TURN_BUDGET", "tokens=200000, cost_usd=0.25,tool_calls=0")
+
+    assert dict(load_settings().turn_budget) == {"tokens": 200000, "cost_usd": Decimal("0.25"), "tool_calls": 0}
+    assert load_settings().session_budget == ()
+
+
+@pytest.mark.parametrize("text", ["tokens", "tokens=-1", "tokens=0", "money=1", "seconds=1,seconds=2", "cost_usd=1e3"])
+def test_a_budget_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("AMPLIFIER_TENANT_BUDGET", text)
+
+    with pytest.raises(InvalidSettings, match="AMPLIFIER_TENANT_BUDGET: must"):
+        load_settings()
 
 
 def test_an_empty_list_is_not_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

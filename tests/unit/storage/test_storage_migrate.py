@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.migrate import FOLDER, HEAD, SchemaTooNew, migrate, schema_version
+from amplifier_app_api.storage.ownership import open_turns_of
 from amplifier_app_api.storage.state import get_state, set_state
 from amplifier_app_api.storage.tables import metadata
 
@@ -127,3 +129,84 @@ async def test_a_migration_that_fails_leaves_nothing_behind(address: str) -> Non
             return inspect(conn).get_table_names()
 
         assert await db.read(tables) == ["service_state"]
+
+
+@pytest.mark.parametrize("open_status", ["running", "waiting"])
+async def test_rows_of_the_schema_before_are_carried_over(address: str, open_status: str) -> None:
+    """Turns get their numbers and messages; a call that was being made when the server stopped is not made again."""
+    db = Database(address)
+    async with db:
+
+        def as_before(conn: Connection) -> None:
+            conn.execute(text("DROP TABLE alembic_version"))
+            for table in reversed(metadata.sorted_tables):
+                table.drop(conn)
+            config = Config(attributes={"connection": conn})
+            config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+            command.upgrade(config, "0002")
+            for statement in _ROWS_OF_0002:
+                conn.exec_driver_sql(statement.replace("OPEN", open_status))
+
+        await db.write(as_before)
+
+    async with Database(address) as db:
+
+        def carried(conn: Connection) -> list[Any]:
+            return [
+                conn.execute(text("SELECT turn_id, number, message_id FROM turns ORDER BY number")).all(),
+                conn.execute(text("SELECT turn_count, depth, owner, pruned_seq FROM sessions")).all(),
+                conn.execute(text("SELECT turn_id, call_id, tool, status, repeatable, runs FROM tool_calls")).all(),
+            ]
+
+        assert await db.read(carried) == [
+            [("t-b", 1, "m-1"), ("t-a", 2, "m-3"), ("t-c", 3, "")],
+            [(3, 0, None, 0)],
+            [("t-a", "call-1", "count", "started", None, 1)],
+        ]
+        (found,) = await db.read(open_turns_of, "me", alive=[])
+        assert (found.turn_id, found.owner, found.attempt, found.cancel) == ("t-a", None, 1, None)
+
+
+_AT = "2026-11-01T00:00:0{}.000000Z"
+_USAGE = '{"input_tokens":1}'
+
+
+def _turn(turn_id: str, status: str, second: int) -> str:
+    return (
+        "INSERT INTO turns (turn_id, tenant_id, session_id, status, usage, iterations, tool_calls, attempt, epoch, "
+        f"created_at) VALUES ('{turn_id}', 'default', 's', '{status}', '{_USAGE}', 1, 0, 1, 1, '{_AT.format(second)}')"
+    )
+
+
+def _message(message_id: str, turn_id: str, position: int, role: str) -> str:
+    return (
+        "INSERT INTO messages (message_id, tenant_id, session_id, turn_id, position, role, content, metadata, "
+        f"interrupted, created_at) VALUES ('{message_id}', 'default', 's', '{turn_id}', {position}, '{role}', "
+        f"'\"x\"', '{{}}', 0, '{_AT.format(5)}')"
+    )
+
+
+def _event(seq: int, turn_id: str, kind: str, data: str) -> str:
+    return (
+        "INSERT INTO events (session_id, seq, tenant_id, turn_id, type, at, data) VALUES "
+        f"('s', {seq}, 'default', '{turn_id}', '{kind}', '{_AT.format(6)}', '{data}')"
+    )
+
+
+_ROWS_OF_0002 = [
+    "INSERT INTO configs (config_id, tenant_id, name, tags, revision, version, last_revision, created_at, updated_at) "
+    f"VALUES ('c', 'default', 'c', '{{}}', 1, 1, 1, '{_AT.format(0)}', '{_AT.format(0)}')",
+    "INSERT INTO sessions (session_id, tenant_id, config_id, revision, status, activity, tags, degraded, "
+    "allow_missing, message_count, last_position, last_seq, epoch, usage, created_at, updated_at) VALUES "
+    "('s', 'default', 'c', 1, 'active', 'running', '{}', '[]', 0, 2, 3, 3, 1, "
+    f"'{_USAGE}', '{_AT.format(0)}', '{_AT.format(1)}')",
+    _turn("t-b", "completed", 1),
+    _turn("t-a", "OPEN", 2),
+    _turn("t-c", "failed", 3),
+    _message("m-1", "t-b", 1, "user"),
+    _message("m-2", "t-b", 2, "assistant"),
+    _message("m-3", "t-a", 3, "user"),
+    _event(1, "t-b", "tool.started", '{"call_id":"call-0","tool":"count"}'),
+    _event(2, "t-a", "tool.started", '{"call_id":"call-1","tool":"count"}'),
+    _event(3, "t-a", "tool.started", '{"call_id":"call-1","tool":"count"}'),
+]

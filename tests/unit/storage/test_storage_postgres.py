@@ -2,16 +2,14 @@
 
 import asyncio
 import socket
+import time
 
 import asyncpg
 import pytest
 from sqlalchemy import Connection, text
 
 from amplifier_app_api.storage import Database, DatabaseUnavailable
-from amplifier_app_api.storage.advisory import advisory_lock
 from amplifier_app_api.storage.state import get_state, set_state
-
-KEY = 0x616D_0000_0042
 
 
 async def end_connections(url: str) -> None:
@@ -89,31 +87,20 @@ async def test_the_victim_of_a_deadlock_is_run_again(postgres_url: str) -> None:
         assert len(runs) == 3
 
 
-async def test_one_holds_an_advisory_lock_and_the_other_hears_who(postgres_url: str) -> None:
-    url = Database(postgres_url).url
-    async with advisory_lock(url, KEY) as first:
-        assert first is None
-        async with advisory_lock(url, KEY) as second:
-            assert second is not None
-            assert second.startswith("amplifier-api ")
-        async with advisory_lock(url, KEY + 1) as another:
-            assert another is None
-    async with advisory_lock(url, KEY) as again:
-        assert again is None
+async def test_a_transaction_that_says_nothing_more_gives_its_rows_back(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is paused in the middle of one keeps a session from nobody for long."""
+    monkeypatch.setattr("amplifier_app_api.storage.postgres.IDLE_TIMEOUT", 1)
+    hold = text("SELECT pg_advisory_xact_lock(7)")
 
+    def paused(conn: Connection) -> None:
+        conn.execute(hold)
+        time.sleep(2)  # as a process does that gets SIGSTOP
+        conn.execute(hold)
 
-async def test_whoever_loses_the_connection_of_its_lock_is_told(postgres_url: str) -> None:
-    lost = asyncio.Event()
-    async with advisory_lock(Database(postgres_url).url, KEY, on_lost=lost.set) as holder:
-        assert holder is None
-        await end_connections(postgres_url)
-        async with asyncio.timeout(10):
-            await lost.wait()
+    async with Database(postgres_url) as db:
+        with pytest.raises(DatabaseUnavailable):
+            await db.write(paused)
 
-
-async def test_letting_go_is_not_losing(postgres_url: str) -> None:
-    lost = asyncio.Event()
-    async with advisory_lock(Database(postgres_url).url, KEY, on_lost=lost.set):
-        pass
-    await asyncio.sleep(0)
-    assert not lost.is_set()
+        assert await db.write(lambda conn: conn.execute(text("SELECT pg_try_advisory_xact_lock(7)")).scalar_one())

@@ -14,4 +14,4 @@ MODULE_ID = "loop-basic"
 
 async def mount(coordinator: Any, config: Mapping[str, Any] | None = None) -> None:
     loop = Loop(MODULE_ID, LoopOptions.read(MODULE_ID, config), streaming=False)
-    await coordinator.mount("orchestrator", loop)
+    await loop.mount(coordinator)

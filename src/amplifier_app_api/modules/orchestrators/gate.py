@@ -2,16 +2,26 @@
 
 The kernel returns a hook's answer and leaves it to the loop to act on it. An answer of several hooks is
 folded into one: an altered payload comes back in `data` under the action `continue`, and is therefore
-recognised by comparing it with what was sent, never by the action.
+recognised by comparing it with what was sent, never by the action. When one hook alters and another adds something
+to the context, the kernel keeps what is added only: a witness of ours, the last of the hooks, has then seen the rest.
 """
 
 from __future__ import annotations
 
+import contextvars
 import json
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from amplifier_app_api.modules.kernel import ContextInjection, HookResult
+from amplifier_app_api.modules.kernel import PROMPT_SUBMIT, TOOL_POST, TOOL_PRE, ContextInjection, HookResult
+
+ALTERABLE = frozenset({PROMPT_SUBMIT, TOOL_PRE, TOOL_POST})
+"""Events whose payload a loop takes back."""
+LAST = 2**31 - 1
+
+_seen: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("payload_seen_last", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +50,47 @@ class HookGate:
         self._coordinator = coordinator
         self._held: list[tuple[HookResult, str]] | None = None
         self._ephemeral: list[ContextInjection] = []
+        self._witnesses: dict[str, Callable[[], Any]] = {}
+
+    def close(self) -> None:
+        """The turn is over."""
+        while self._witnesses:
+            self._witnesses.popitem()[1]()
 
     async def emit(self, event: str, data: dict[str, Any]) -> Answer:
-        result = await self._hooks.emit(event, data)
+        result = await self._emitted(event, data)
         if not isinstance(result, HookResult):
             return Answer()
         if result.action == "inject_context" and self._held is not None:
             self._held.append((result, event))
             return Answer(data=result.data or {})
+        return await self._obey(result, event)
+
+    async def _emitted(self, event: str, data: dict[str, Any]) -> Any:
+        if event not in ALTERABLE or not self._witnessed(event):
+            return await self._hooks.emit(event, data)
+        seen: dict[str, Any] = {}
+        token = _seen.set(seen)
+        try:
+            result = await self._hooks.emit(event, data)
+        finally:
+            _seen.reset(token)
+        if isinstance(result, HookResult) and result.action == "inject_context" and result.data is None:
+            return result.model_copy(update={"data": seen or None})
+        return result
+
+    def _witnessed(self, event: str) -> bool:
+        """Whether somebody sees what the hooks of an event make of it; with one hook there is nothing to see."""
+        if event not in self._witnesses and len(self._hooks.list_handlers(event).get(event) or ()) > 1:
+            name = f"loop-witness-{uuid.uuid4().hex}"
+            self._witnesses[event] = self._hooks.register(event, _witness, LAST, name)
+        return event in self._witnesses
+
+    async def permitted(self, event: str, data: dict[str, Any]) -> Answer:
+        """Emit an event beside the conversation: hooks may refuse, but what they would add has no place there."""
+        result = await self._hooks.emit(event, data)
+        if not isinstance(result, HookResult) or result.action not in ("deny", "ask_user"):
+            return Answer()
         return await self._obey(result, event)
 
     def hold(self) -> None:
@@ -72,6 +115,13 @@ class HookGate:
         # Without a coordinator nobody can be asked, and an unanswered question is a no.
         denied = processed.action in ("deny", "ask_user")
         return Answer(denied=denied, reason=processed.reason or "", data=result.data or {})
+
+
+async def _witness(_: str, data: dict[str, Any]) -> None:
+    """Runs in a task of its own that sees the variables of whoever emits."""
+    seen = _seen.get()
+    if seen is not None:
+        seen.update(data)
 
 
 def _ephemeral_of(result: HookResult) -> list[ContextInjection]:

@@ -43,15 +43,42 @@ def tool_row(call_id: str, name: str, content: str) -> Row:
     return {"role": "tool", "tool_call_id": call_id, "name": name, "content": content}
 
 
-def open_calls(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The calls of the last reply that have no result yet, as (id, tool)."""
+def rows_of_turn(rows: Sequence[Row], prompt: str) -> list[Row]:
+    """The last turn: the message that began it, whose text hooks may have changed, and what follows."""
+    asked = [index for index, row in enumerate(rows) if row.get("role") == "user"]
+    said = [index for index in asked if prompt_of_row(rows[index]) == prompt]
+    begins = said[-1:] or asked[-1:]
+    return [*rows[begins[0] :]] if begins else [*rows]
+
+
+def prompt_of_row(row: Row) -> str:
+    """What a loop was given of a message of the user that has blocks: their texts, an empty line between two."""
+    content = row.get("content")
+    if isinstance(content, str):
+        return content
+    blocks = cast("list[Row]", content or [])
+    return "\n\n".join(block.get("text") or "" for block in blocks if block.get("type") == "text")
+
+
+def text_of_row(row: Row) -> str:
+    """The text of a stored message."""
+    content = row.get("content")
+    return content if isinstance(content, str) else text_of(cast("list[Row]", content or []))
+
+
+def open_calls(rows: Sequence[Row]) -> list[ToolCall]:
+    """The calls of the last reply that have no result yet."""
     answered: set[str] = set()
     for row in reversed(rows):
         if row.get("role") == "tool":
             answered.add(str(row.get("tool_call_id")))
         elif row.get("role") == "assistant":
             calls = cast("list[Row]", row.get("tool_calls") or [])
-            return [(str(call["id"]), str(call["tool"])) for call in calls if call["id"] not in answered]
+            return [
+                ToolCall(id=str(call["id"]), name=str(call["tool"]), arguments=call.get("arguments") or {})
+                for call in calls
+                if str(call["id"]) not in answered
+            ]
     return []
 
 

@@ -29,8 +29,29 @@ _CODES: tuple[tuple[type[Exception], str, int], ...] = (
     (llm_errors.InvalidRequestError, "provider_rejected", 422),
     (llm_errors.ProviderUnavailableError, "provider_unavailable", 503),
     (llm_errors.NetworkError, "provider_unavailable", 503),
+    (llm_errors.ConfigurationError, "config_not_runnable", 422),
+    (llm_errors.StreamError, "provider_error", 502),
+    (llm_errors.InvalidToolCallError, "provider_error", 502),
+    (llm_errors.AbortError, "provider_error", 502),
     (llm_errors.LLMError, "provider_error", 502),
 )
+_TIMEOUT = ("turn_timeout", 504)
+
+
+def status_of(code: str) -> int:
+    """The HTTP status of a failure that is only known by its code, as a row has it."""
+    statuses = {name: status for _, name, status in _CODES} | dict([_TIMEOUT])
+    return statuses.get(code) or _status_of_refusal(code) or 502
+
+
+def _status_of_refusal(code: str) -> int | None:
+    kinds: list[type[AppError]] = [AppError]
+    while kinds:
+        kind = kinds.pop()
+        if kind.code == code:
+            return kind.status
+        kinds += kind.__subclasses__()
+    return None
 
 
 def failure_of(error: Exception) -> Failure:

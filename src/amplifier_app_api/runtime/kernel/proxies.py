@@ -8,17 +8,19 @@ tools (every run is told).
 
 import asyncio
 import contextvars
+import inspect
 import math
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from amplifier_core import HookResult
+from amplifier_core import HookResult, ToolResult
 from amplifier_core import events as kernel_events
 
 from amplifier_app_api.models.fields import made_storable
-from amplifier_app_api.runtime.kernel.tap import Tap
+from amplifier_app_api.runtime.kernel.tap import Recalled, Tap
 
 STREAM_EVENTS = frozenset({"llm:stream_block_start", "llm:stream_block_delta", "llm:stream_block_end"})
 TOOL_PRE = str(kernel_events.TOOL_PRE)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
@@ -28,6 +30,7 @@ OBSERVED_EVENTS: frozenset[str] = STREAM_EVENTS | {
     "context:compaction",
     "prompt:complete",
     "orchestrator:complete",
+    "orchestrator:goal_progress",
 }
 
 _MODEL_CALL = ("llm:request", "llm:response", "provider:retry", "provider:throttle", "provider:error")
@@ -35,12 +38,35 @@ CORRELATED: Mapping[str, tuple[str, ...]] = dict.fromkeys(_MODEL_CALL, _MODEL_CA
 
 _CONTINUE = HookResult(action="continue")
 _call_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("tool_call_id", default=None)
+current_call: contextvars.ContextVar["CallInHand | None"] = contextvars.ContextVar("current_call", default=None)
+"""The tool call that the running task is about: what a hook or a tool asks a person about."""
+
 _asking: contextvars.ContextVar[bool] = contextvars.ContextVar("asking_model", default=False)
 
 CurrentTap = Callable[[], Tap | None]
 
 DEPTH = 64
 """How deep a nest is kept as one when it cannot be kept whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallInHand:
+    """A tool call on its way. `arguments` are exactly what the tool is given; None while only the call is known."""
+
+    call_id: str
+    tool: str
+    arguments: Any
+
+
+def _take_in_hand(call_id: Any, tool: Any, arguments: Any) -> None:
+    """The next tool that runs in this task answers this call."""
+    before = current_call.get()
+    if call_id is None:
+        return
+    _call_id.set(str(call_id))
+    if arguments is None and before is not None and before.call_id == call_id:
+        return  # known already, and with its arguments
+    current_call.set(CallInHand(str(call_id), str(tool), arguments))
 
 
 class Proxy:
@@ -86,7 +112,7 @@ class HooksProxy(Proxy):
         Asking who listens costs 0.2 microseconds, a dispatch that nobody hears fifty to two hundred and fifty.
         """
         if event == TOOL_PRE:
-            _call_id.set(data.get("tool_call_id") or _call_id.get())
+            _take_in_hand(data.get("tool_call_id"), data.get("tool_name"), data.get("tool_input"))
         elif event in OBSERVED_EVENTS:
             tap: Tap | None = self._tap()
             if tap is not None:
@@ -102,7 +128,7 @@ class CancellationProxy(Proxy):
 
     def register_tool_start(self, tool_call_id: str, tool_name: str) -> None:
         """Note the call, then register it."""
-        _call_id.set(tool_call_id)
+        _take_in_hand(tool_call_id, tool_name, None)
         self._inner.register_tool_start(tool_call_id, tool_name)
 
 
@@ -138,7 +164,12 @@ class CoordinatorProxy(Proxy):
 
 
 class OrchestratorProxy(Proxy):
-    """The loop. The task that runs it is noted: cancelling whoever awaits the kernel does not stop it."""
+    """The loop. The task that runs it is noted: cancelling whoever awaits the kernel does not stop it.
+
+    While `resuming` is set the kernel's call to run a turn goes on with the one that the history ends with.
+    """
+
+    resuming = False
 
     def __init__(self, inner: Any, coordinator: CoordinatorProxy) -> None:
         super().__init__(inner)
@@ -152,12 +183,25 @@ class OrchestratorProxy(Proxy):
             kwargs["hooks"] = self._coordinator.hooks
         if "coordinator" in kwargs:
             kwargs["coordinator"] = self._coordinator
+        run = self._inner.resume if self.resuming else self._inner.execute
         try:
-            answer = await self._inner.execute(*args, **kwargs)
+            answer = await run(*args, **kwargs)
         finally:
             object.__setattr__(self, "task", None)
         # The engine takes no halves of characters; a model may give some all the same.
         return made_storable(answer) if isinstance(answer, str) else answer
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the loop goes on with a turn: it has a `resume` that takes what `execute` takes."""
+        resume = getattr(self._inner, "resume", None)
+        if not inspect.iscoroutinefunction(resume):
+            return False
+        taken = inspect.signature(resume).parameters
+        return any(kind.kind is inspect.Parameter.VAR_KEYWORD for kind in taken.values()) or taken.keys() >= _TURN
+
+
+_TURN = {"prompt", "context", "providers", "tools", "hooks"}
 
 
 class ContextProxy(Proxy):
@@ -168,11 +212,10 @@ class ContextProxy(Proxy):
         object.__setattr__(self, "_tap", tap)
 
     async def add_message(self, message: dict[str, Any]) -> None:
-        """Record a message, then add it. Between turns nothing is recorded."""
+        """Record a message, then add it, or what the host puts in its place. Between turns nothing is recorded."""
         tap: Tap | None = self._tap()
-        if tap is not None:
-            await tap.message_added(json_copy(message))
-        await self._inner.add_message(message)
+        instead = await tap.message_added(json_copy(message)) if tap is not None else None
+        await self._inner.add_message(message if instead is None else instead)
 
 
 class ProviderProxy(Proxy):
@@ -204,32 +247,67 @@ class ProviderProxy(Proxy):
 
 
 class ToolProxy(Proxy):
-    """A tool: its runs are told, with the id of the call they answer."""
+    """A tool: its runs are told, with the id of the call they answer; a call that was made before is not made again."""
 
     def __init__(self, inner: Any, tap: CurrentTap) -> None:
         super().__init__(inner)
         object.__setattr__(self, "_tap", tap)
 
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the tool."""
+        """Run the tool, or give what it gave before."""
         tap: Tap | None = self._tap()
         if tap is None:
             return await self._inner.execute(*args, **kwargs)
         call_id = _call_id.get() or f"call_{uuid.uuid4().hex}"
-        _call_id.set(None)
+        _call_id.set(None)  # what this tool runs in turn is another call
         tool = str(getattr(self._inner, "name", "tool"))
+        recalled = await tap.recall(call_id, tool)
+        if recalled is not None:
+            return _given_again(recalled)
         arguments = args[0] if args else kwargs.get("input", kwargs)
-        await tap.tool_started(call_id, tool, json_copy(arguments))
+        in_hand = current_call.set(CallInHand(call_id, tool, arguments))
+        try:
+            return await self._run(tap, call_id, tool, arguments, args, kwargs)
+        finally:
+            current_call.reset(in_hand)
+
+    async def _run(
+        self, tap: Tap, call_id: str, tool: str, arguments: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        await tap.tool_started(call_id, tool, json_copy(arguments), repeatable=_repeatable(self._inner))
         try:
             result = await self._inner.execute(*args, **kwargs)
         except asyncio.CancelledError:
             tap.tool_left(call_id, "It was given up before it had a result.")
             raise
         except Exception as error:
-            await tap.tool_ended(call_id, tool, ok=False, output=f"{type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}"
+            raised = {"raised": made_storable(str(error) or type(error).__name__)}
+            await tap.tool_ended(call_id, tool, ok=False, output=said, result=raised)
             raise
-        await tap.tool_ended(call_id, tool, ok=bool(getattr(result, "success", True)), output=_output_of(result))
+        ok = bool(getattr(result, "success", True))
+        await tap.tool_ended(call_id, tool, ok=ok, output=_output_of(result), result={"result": _kept(result)})
         return result
+
+
+class ToolRaised(Exception):
+    """What a tool raised in an earlier attempt of the turn, with its words."""
+
+
+def _repeatable(tool: Any) -> str | None:
+    """Why a call of the tool may be made twice, as the tool says. None: it does not say so."""
+    return next((name for name in ("read_only", "idempotent") if getattr(tool, name, False) is True), None)
+
+
+def _kept(result: Any) -> Any:
+    """The JSON of a tool's result."""
+    return json_copy(result) if isinstance(result, ToolResult) else {"success": True, "output": json_copy(result)}
+
+
+def _given_again(recalled: Recalled) -> Any:
+    if "raised" in recalled.result:
+        raise ToolRaised(recalled.result["raised"])
+    return ToolResult(**recalled.result["result"])
 
 
 def is_proxy(value: object) -> bool:

@@ -11,6 +11,7 @@ from amplifier_core import AmplifierSession
 from amplifier_app_api.bundles.activation import Activation
 from amplifier_app_api.bundles.mentions import MentionScope
 from amplifier_app_api.bundles.prompt import BuiltPrompt
+from amplifier_app_api.runtime.kernel.approval import REGISTER_PROVIDER, Asker, KernelApprovals, ProviderApprovals
 from amplifier_app_api.runtime.kernel.dispose import dispose
 from amplifier_app_api.runtime.kernel.loader import LoadFailure, ModuleTable, SessionLoader
 from amplifier_app_api.runtime.kernel.mentions import MENTIONS_RESOLVED, offer_mentions
@@ -37,7 +38,7 @@ class Opening:
     `plan` belongs to the session: the kernel and its modules keep it and write into it. `messages` are the dicts
     that a context of this session was given before. `prompt` is asked for every request. `file_limits` are
     the folders, `readable` and `writable`, that no option of a module may lead out of. `mentions` is what modules
-    may read by mention; nothing when the bundle has no prompt.
+    may read by mention; nothing when the bundle has no prompt. `capabilities` are what else they may ask for by name.
     """
 
     session_id: str
@@ -50,6 +51,7 @@ class Opening:
     parent_id: str | None = None
     allow_missing: bool = False
     mentions: MentionScope | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass
@@ -66,12 +68,14 @@ class _Display:
 class KernelSession:
     """A mounted session: runs turns, one at a time, and can be stopped.
 
-    `tap` is told what the modules do while it is set. `missing` is what could not be mounted and may be missed.
+    `tap` is told what the modules do while it is set; `asker` asks people for them. `missing` is what could not be
+    mounted and may be missed.
     """
 
     session: Any
     loader: SessionLoader
     tap: Tap | None = None
+    asker: Asker | None = None
     missing: tuple[LoadFailure, ...] = ()
     _orchestrator: OrchestratorProxy | None = field(default=None)
     _closed: bool = False
@@ -100,12 +104,19 @@ class KernelSession:
         def current_tap() -> Tap | None:
             return opened.tap
 
+        def current_asker() -> Asker | None:
+            return opened.asker
+
         coordinator = CoordinatorProxy(session.coordinator, current_tap)
         loader = SessionLoader(table, opening.activations, kinds_of(opening.plan), coordinator)
         opened = cls(session, loader)
         session.coordinator.loader = loader
+        if session.coordinator.approval_system is None:
+            session.coordinator.approval_system = KernelApprovals(current_asker)
         session.coordinator.register_capability("session.working_dir", opening.working_dir)
         session.coordinator.register_capability("host.file_limits", opening.file_limits)
+        for name, capability in opening.capabilities.items():
+            session.coordinator.register_capability(name, capability)
         try:
             await session.initialize()
         except (RuntimeError, ValueError) as error:
@@ -117,6 +128,9 @@ class KernelSession:
         opened.missing = tuple(optional)
         if opening.mentions is not None:
             offer_mentions(session.coordinator, opening.mentions)
+        register = session.coordinator.get_capability(REGISTER_PROVIDER)
+        if register is not None:
+            register(ProviderApprovals(current_asker))
         orchestrator = session.coordinator.get("orchestrator")
         opened._orchestrator = orchestrator if isinstance(orchestrator, OrchestratorProxy) else None
         try:
@@ -126,14 +140,32 @@ class KernelSession:
             raise MountFailed([LoadFailure(module, "context", str(error) or type(error).__name__)]) from error
         return opened
 
-    async def execute(self, prompt: str) -> str:
-        """Run one turn to its end and return the loop's answer.
+    async def execute(self, prompt: str, *, resume: bool = False) -> str:
+        """Run one turn to its end and return the loop's answer. `resume` goes on with the last one of the history.
 
         Whatever goes wrong comes out as `RuntimeError`; what it really was, the tap has seen.
         """
         self.session.coordinator.cancellation.reset()
         self.session.coordinator.reset_turn()
+        if self._orchestrator is not None:
+            self._orchestrator.resuming = resume
         return await self.session.execute(prompt)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the loop goes on with a turn that another process began."""
+        return self._orchestrator is not None and self._orchestrator.can_resume
+
+    @property
+    def steer(self) -> Callable[[str], Any] | None:
+        """How the loop is told something while it runs; None when it listens to nobody."""
+        return self.session.coordinator.get_capability("session.steer")
+
+    def adopt(self, child: "KernelSession") -> Callable[[], None]:
+        """Let the modules of a child see that this session is being stopped, until what is returned is called."""
+        mine, its = self.session.coordinator.cancellation, child.session.coordinator.cancellation
+        mine.register_child(its)
+        return lambda: mine.unregister_child(its)
 
     def ask_to_stop(self) -> None:
         """Ask the loop to end after the tools that run now."""
@@ -151,7 +183,7 @@ class KernelSession:
         if self._closed:
             return
         self._closed = True
-        self.tap = None
+        self.tap = self.asker = None
         try:
             await _clean_up(self.session)
         finally:

@@ -161,7 +161,7 @@ async def _child_plan(bundle: Bundle, request: SpawnRequest, parent: KernelSessi
         return plan
 
     async def models(entry: Mapping[str, Any]) -> list[str]:
-        return await _models_of(parent, entry) if parent is not None else []
+        return await models_of(parent, entry) if parent is not None else []
 
     return await prefer_existing(plan, request.preferences, models)
 
@@ -179,7 +179,7 @@ def with_orchestrator_options(plan: Mapping[str, Any], options: Mapping[str, Any
     return {**plan, "session": {**session, "orchestrator": entry}}
 
 
-async def _models_of(parent: KernelSession, entry: Mapping[str, Any]) -> list[str]:
+async def models_of(parent: KernelSession, entry: Mapping[str, Any]) -> list[str]:
     """The ids of the models that the parent's provider of this entry has."""
     mounted: Mapping[str, Any] = parent.session.coordinator.get("providers") or {}
     provider = next((mounted[name] for name in mounted_names(entry) if name in mounted), None)
