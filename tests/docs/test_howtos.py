@@ -62,12 +62,14 @@ def test_the_python_client_of_the_page_prints_an_answer_and_survives_the_death_o
         with say("One word after the other") as client:
             assert client.communicate()[0] == "One word after the other\nturn.completed: One word after the other\n"
 
-        with say("[[slow: tokens=1000 delay_ms=20]]") as client:
+        with say("[[slow: tokens=150 delay_ms=20]]") as client:
             assert client.stdout is not None
             assert client.stdout.read(5) == "w0 w1"
             server.kill()
             server.start()
-            assert client.stdout.read().endswith("\nturn.interrupted: None\n")
+            answer = " ".join(f"w{number}" for number in range(150))
+            printed = client.stdout.read()
+            assert printed.endswith(f"\n(asking again)\n{answer}\nturn.completed: {answer}\n")
             assert client.wait() == 0
 
 
