@@ -103,7 +103,7 @@ def lock(*options: str) -> int:
     ensure("dev")
     compile_pins = (
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-emit-index-url"),
-        *("--python-version", "3.11", "--extra", "anthropic", "--group", "build", *options, "pyproject.toml"),
+        *("--python-version", "3.11", "--all-extras", "--group", "build", *options, "pyproject.toml"),
     )
     return show(*compile_pins, "--output-file", "requirements.txt") or show(
         *compile_pins, "--group", "dev", "--output-file", "requirements-dev.txt"

@@ -57,6 +57,13 @@ def config_text(name: str = "bench", **options: int) -> str:
     return "\n".join(["bundle:", *lines]) + "\n"
 
 
+def bare_coordinator(folder: str) -> Any:
+    """The coordinator of a kernel session that has nothing mounted, with `folder` as its directory."""
+    session: Any = AmplifierSession({"session": {"orchestrator": "none", "context": "none"}})
+    session.coordinator.register_capability("session.working_dir", folder)
+    return session.coordinator
+
+
 async def bare_session(runtime: SessionRuntime, text: str, table: ModuleTable) -> Any:
     """The same modules mounted on the kernel itself: nothing between them, nothing written down.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from figures import Figure, table
 from machine import facts
 
-BENCHMARKS = ("turns", "opening", "preparing", "streaming", "slow_streams", "memory", "long_session")
+BENCHMARKS = ("turns", "opening", "preparing", "modules", "streaming", "slow_streams", "memory", "long_session")
 LIMIT_SECONDS = 400
 
 

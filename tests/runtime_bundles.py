@@ -17,10 +17,10 @@ def bundle_text(
     session: dict[str, Any] | None = None,
     scripted: dict[str, Any] | None = None,
 ) -> str:
-    """A bundle on the built-in foundation with the scripted provider, changed where a test needs it."""
+    """The least that runs, with the scripted provider, changed where a test needs it."""
     document: dict[str, Any] = {
         "bundle": {"name": "test"},
-        "includes": [{"bundle": "foundation"}],
+        "includes": [{"bundle": "foundation:minimal"}],
         "providers": [
             provider or {"module": "provider-scripted", "config": {**(scripted or {}), "replies": replies or []}}
         ],

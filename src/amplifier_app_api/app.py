@@ -26,6 +26,7 @@ from amplifier_app_api.api import (
 )
 from amplifier_app_api.api.errors import install_error_handlers
 from amplifier_app_api.api.middleware import JsonBodies, LocalOnly, RequestLog
+from amplifier_app_api.api.modules import router as modules_router
 from amplifier_app_api.api.openapi import install_openapi, operation_id
 from amplifier_app_api.services import Services, open_services
 from amplifier_app_api.settings import Settings, load_settings
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         usage,
     ):
         app.include_router(part.router)
+    app.include_router(modules_router)
     return app
 
 

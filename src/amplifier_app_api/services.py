@@ -17,6 +17,7 @@ from amplifier_app_api.core.approvals import ApprovalManager
 from amplifier_app_api.core.bundle_registry import BundleRegistry
 from amplifier_app_api.core.config_manager import ConfigManager
 from amplifier_app_api.core.idempotency import IdempotencyKeys
+from amplifier_app_api.core.module_catalog import ModuleCatalog
 from amplifier_app_api.core.planner import ConfigPlanner
 from amplifier_app_api.core.session_copies import SessionCopies
 from amplifier_app_api.core.session_manager import SessionManager, open_runtime
@@ -50,6 +51,7 @@ class Services:
     configs: ConfigManager
     plans: ConfigPlanner
     bundles: BundleRegistry
+    modules: ModuleCatalog
     sessions: SessionManager
     keys: IdempotencyKeys
     copies: SessionCopies
@@ -107,6 +109,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             configs=configs,
             plans=ConfigPlanner(configs, runtime.opener, runtime.options),
             bundles=BundleRegistry(db, sources=runtime.opener.sources, on_refresh=runtime.opener.forget),
+            modules=ModuleCatalog(configs, runtime.opener, runtime.options),
             sessions=SessionManager(db, runtime=runtime),
             keys=IdempotencyKeys(db),
             copies=SessionCopies(db, runtime, configs),

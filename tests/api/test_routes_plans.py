@@ -20,7 +20,7 @@ providers:
       api_key: ${MY_KEY}
       model: claude
 """
-SCRIPTED = "bundle: {name: dev}\nincludes: [foundation]\nproviders:\n  - module: provider-scripted\n"
+SCRIPTED = "bundle: {name: dev}\nincludes: ['foundation:minimal']\nproviders:\n  - module: provider-scripted\n"
 
 
 async def store(client: httpx2.AsyncClient, text: str) -> str:
@@ -44,14 +44,16 @@ async def test_the_plan_of_a_config_is_what_its_session_runs(client: httpx2.Asyn
         "pointer": "/providers/0/module",
         "line": 4,
     }
-    assert plan["provenance"]["/tools/0/module"]["includes"] == ["foundation"]
+    assert plan["provenance"]["/tools/0/module"]["includes"] == ["foundation:minimal"]
     assert [(module["id"], module["origin"]) for module in plan["modules"]] == [
         ("loop-streaming", "builtin"),
         ("context-simple", "builtin"),
         ("provider-scripted", "builtin"),
         ("tool-filesystem", "builtin"),
     ]
-    assert plan["includes"] == [{"include": "foundation", "name": "foundation", "repeated": False, "includes": []}]
+    assert plan["includes"] == [
+        {"include": "foundation:minimal", "name": "foundation-minimal", "repeated": False, "includes": []}
+    ]
     assert (await client.post("/sessions", json={"config_id": config_id})).status_code == 201
 
 
@@ -148,7 +150,7 @@ async def test_a_circle_of_includes_is_a_warning_of_a_plan_and_a_problem_of_a_va
 ) -> None:
     (tmp_path / "a.yaml").write_text("bundle: {name: a}\nincludes: [./b.yaml]\n")
     (tmp_path / "b.yaml").write_text("bundle: {name: b}\nincludes: [./a.yaml]\n")
-    text = SCRIPTED.replace("[foundation]", f"[foundation, '{tmp_path}/a.yaml']")
+    text = SCRIPTED.replace("minimal']", f"minimal', '{tmp_path}/a.yaml']")
     settings = Settings(data_dir=data_dir, default_config=False, source_roots=(tmp_path,))
     async with (
         open_services(settings) as services,
@@ -180,25 +182,25 @@ async def test_a_diff_has_the_text_and_what_it_composes_to(client: httpx2.AsyncC
         "@@ -1,3 +1,4 @@",
         "-bundle: {name: dev}",
         "+bundle: {name: new}",
-        "+includes: [foundation]",
+        "+includes: ['foundation:minimal']",
         " providers:",
         "   - module: provider-scripted",
     ]
-    foundation = {"document": "foundation", "includes": ["foundation"]}
-    assert [{**change, "origin": {key: change["origin"][key] for key in foundation}} for change in diff["plan"]] == [
+    minimal = {"document": "foundation-minimal", "includes": ["foundation:minimal"]}
+    assert [{**change, "origin": {key: change["origin"][key] for key in minimal}} for change in diff["plan"]] == [
         {
             "pointer": "/session",
             "change": "added",
             "from": None,
             "to": {"orchestrator": "loop-streaming", "context": "context-simple"},
-            "origin": foundation,
+            "origin": minimal,
         },
         {
             "pointer": "/tools",
             "change": "added",
             "from": None,
             "to": [{"module": "tool-filesystem"}],
-            "origin": foundation,
+            "origin": minimal,
         },
     ]
     back = (await client.get(f"/configs/{config_id}/diff", params={"from": 2, "to": 1})).json()

@@ -1,6 +1,6 @@
 """One table for both model doubles: what a message with directives has to lead to.
 
-`fake_llm.py` is asked through Anthropic's SDK and `provider-anthropic`, `provider-scripted` directly.
+`fake_llm.py` is asked through Anthropic's and Google's SDKs, `provider-scripted` directly.
 """
 
 from dataclasses import dataclass, field

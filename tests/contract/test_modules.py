@@ -13,12 +13,14 @@ from amplifier_core.models import ProviderInfo
 from amplifier_core.testing import EventRecorder, MockContextManager, MockCoordinator, MockTool
 from amplifier_core.validation import (
     ContextValidator,
+    HookValidator,
     OrchestratorValidator,
     ProviderValidator,
     ToolValidator,
 )
 from amplifier_core.validation.behavioral import (
     ContextBehaviorTests,
+    HookBehaviorTests,
     OrchestratorBehaviorTests,
     ProviderBehaviorTests,
     ToolBehaviorTests,
@@ -32,6 +34,7 @@ VALIDATORS = {
     "context": ContextValidator,
     "provider": ProviderValidator,
     "tool": ToolValidator,
+    "hook": HookValidator,
 }
 POINTS = {"orchestrator": "orchestrator", "context": "context", "provider": "providers", "tool": "tools"}
 
@@ -41,7 +44,14 @@ def ids_of(kind: str) -> list[str]:
 
 
 def options_for(module_id: str, llm: FakeLLM) -> dict[str, Any]:
-    return {"api_key": "test", "base_url": llm.url} if module_id == "provider-anthropic" else {}
+    return {
+        "provider-anthropic": {"api_key": "test", "base_url": llm.url},
+        "provider-gemini": {"api_key": "test", "base_url": llm.url},
+        "provider-openai": {"api_key": "test", "base_url": llm.url},
+        "provider-azure-openai": {"api_key": "test", "azure_endpoint": llm.url},
+        "provider-vllm": {"base_url": llm.url},
+        "provider-ollama": {"host": llm.url},
+    }.get(module_id, {})
 
 
 class Double:
@@ -86,6 +96,12 @@ async def mounted(request: pytest.FixtureRequest, coordinator: MockCoordinator, 
 
 
 @pytest.fixture
+async def hook_cleanup(request: pytest.FixtureRequest, coordinator: MockCoordinator) -> Any:
+    """What the hook module named by the parameter gives to be closed by."""
+    return await load_mount(request.param)(coordinator, {})
+
+
+@pytest.fixture
 def orchestrator_module(mounted: Any) -> Any:
     return mounted
 
@@ -122,6 +138,12 @@ class TestProviders(ProviderBehaviorTests):
 
 @pytest.mark.parametrize("mounted", ids_of("tool"), indirect=True)
 class TestTools(ToolBehaviorTests):
+    pass
+
+
+@pytest.mark.usefixtures("hook_cleanup")
+@pytest.mark.parametrize("hook_cleanup", ids_of("hook"), indirect=True)
+class TestHooks(HookBehaviorTests):
     pass
 
 

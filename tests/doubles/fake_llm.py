@@ -7,7 +7,11 @@ One small HTTP server that speaks, by path suffix:
     POST  .../messages/count_tokens    Anthropic token counting
     POST  .../chat/completions         OpenAI Chat Completions   (JSON and SSE)
     POST  .../responses                OpenAI Responses          (JSON and SSE)
+    POST  .../models/<id>:generateContent         Google Gemini  (JSON)
+    POST  .../models/<id>:streamGenerateContent   Google Gemini  (SSE)
     GET   .../models[/<id>]            model listing (shape follows the caller)
+    POST  .../api/chat                 Ollama chat               (JSON and lines of JSON)
+    GET   .../api/tags, POST .../api/show   Ollama's models
     GET   /healthz                     liveness
     *     /__fake__/...                control plane, see below
 
@@ -90,6 +94,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -105,6 +110,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 try:  # optional accelerators
     import orjson
@@ -475,6 +481,36 @@ def parse_responses(body: dict, size: int) -> Call:
         },
         input_tokens=max(1, size // 4),
         schema=schema,
+        body=body,
+    )
+
+
+def parse_ollama(body: dict, size: int) -> Call:
+    turns: list[tuple[str, str, list[str]]] = []
+    system = ""
+    for msg in body.get("messages", ()):
+        role, text = msg.get("role"), msg.get("content") or ""
+        if role == "system":
+            system += text + "\n"
+        elif role == "assistant":
+            turns.append(("calls" if msg.get("tool_calls") else "other", "", []))
+        elif role == "tool":
+            turns.append(("results", "", [text]))
+        else:
+            turns.append(("user", text, []))
+    prompt, results, rounds = _walk(turns)
+    fmt = body.get("format")
+    functions = [t.get("function") or {} for t in body.get("tools") or ()]
+    return Call(
+        model=str(body.get("model", "")),
+        stream=bool(body.get("stream", True)),
+        prompt=prompt,
+        system=system,
+        results=results,
+        rounds_done=rounds,
+        tools={fn["name"]: fn.get("parameters") or {} for fn in functions if "name" in fn},
+        input_tokens=max(1, size // 4),
+        schema=fmt if isinstance(fmt, dict) else {"type": "object"} if fmt == "json" else None,
         body=body,
     )
 
@@ -949,9 +985,212 @@ def responses_midstream(kind: str) -> bytes:
     )
 
 
+# ---- Ollama ----------------------------------------------------------------
+
+
+def _line(data: Any) -> bytes:
+    return _dumps(data) + b"\n"
+
+
+def _ollama_head(call: Call) -> dict:
+    return {"model": call.model, "created_at": "2026-01-01T00:00:00.000000Z"}
+
+
+def _ollama_calls(r: Reply) -> list[dict]:
+    return [{"function": {"name": name, "arguments": args}} for _, name, args in r.calls]  # without ids, as Ollama does
+
+
+def _ollama_end(r: Reply) -> dict:
+    return {
+        "done": True,
+        "done_reason": r.stop or "stop",
+        "total_duration": 1_000_000,
+        "load_duration": 1_000,
+        "prompt_eval_count": r.input_tokens,
+        "prompt_eval_duration": 1_000,
+        "eval_count": r.output_tokens,
+        "eval_duration": 1_000,
+    }
+
+
+def ollama_full(r: Reply, call: Call, rid: str) -> dict:
+    message: dict = {"role": "assistant", "content": r.text}
+    if r.thinking:
+        message["thinking"] = r.thinking
+    if r.calls:
+        message["tool_calls"] = _ollama_calls(r)
+    return {**_ollama_head(call), "message": message, **_ollama_end(r)}
+
+
+def ollama_stream(r: Reply, call: Call, rid: str) -> Stream:
+    head = _ollama_head(call)
+
+    def part(**message: Any) -> bytes:
+        return _line({**head, "message": {"role": "assistant", "content": "", **message}, "done": False})
+
+    for piece in r.thinking_pieces:
+        yield part(thinking=piece), True
+    for piece in r.text_pieces:
+        yield part(content=piece), True
+    for one in _ollama_calls(r):
+        yield part(tool_calls=[one]), True
+    yield _line({**head, "message": {"role": "assistant", "content": ""}, **_ollama_end(r)}), False
+
+
+def ollama_error(f: Failure, rid: str) -> dict:
+    return {"error": f.message or f"scripted {f.status}"}
+
+
+def ollama_midstream(kind: str) -> bytes:
+    return _line({"error": f"scripted mid-stream error: {kind}"})
+
+
+# ---- Google Gemini --------------------------------------------------------
+
+
+def parse_gemini(body: dict, size: int) -> Call:
+    """*body* also holds ``model`` and ``stream``, which the path says."""
+    turns: list[tuple[str, str, list[str]]] = []
+    for content in body.get("contents", ()):
+        parts = [p for p in content.get("parts", ()) if isinstance(p, dict)]
+        text = "\n".join(p["text"] for p in parts if "text" in p)
+        if content.get("role") == "model":
+            turns.append(("calls" if any("functionCall" in p for p in parts) else "other", "", []))
+            continue
+        res = []
+        for part in parts:
+            if "functionResponse" in part:
+                response = part["functionResponse"].get("response") or {}
+                res.append(_result_text(response.get("output", response.get("error", response))))
+        turns.append(("results" if res and not text else "user", text, res))
+    prompt, results, rounds = _walk(turns)
+    config = body.get("generationConfig") or {}
+    schema = config.get("responseJsonSchema") or config.get("responseSchema")
+    if schema is None and config.get("responseMimeType") == "application/json":
+        schema = {"type": "object"}
+    declared = [d for t in body.get("tools") or () for d in t.get("functionDeclarations") or ()]
+    return Call(
+        model=str(body.get("model", "")),
+        stream=bool(body.get("stream")),
+        prompt=prompt,
+        system="\n".join(p.get("text", "") for p in (body.get("systemInstruction") or {}).get("parts") or ()),
+        results=results,
+        rounds_done=rounds,
+        tools={d["name"]: _gemini_schema(d) for d in declared},
+        input_tokens=max(1, size // 4),
+        schema=schema,
+        body=body,
+    )
+
+
+def _gemini_schema(declaration: dict) -> dict:
+    """The API takes names in both spellings; its SDK leaves this one as it is."""
+    named = ("parameters_json_schema", "parametersJsonSchema", "parameters")
+    return next((declaration[name] for name in named if name in declaration), {})
+
+
+_GEMINI_FINISH = {"end_turn": "STOP", "tool_use": "STOP", "max_tokens": "MAX_TOKENS"}
+
+
+def _gemini_signature(text: str) -> str:
+    return base64.b64encode(_signature(text).encode()).decode()
+
+
+def _gemini_chunk(call: Call, rid: str, parts: list[dict], more: dict | None = None, usage: dict | None = None) -> dict:
+    candidate = {"content": {"role": "model", "parts": parts}, "index": 0, **(more or {})}
+    chunk = {"candidates": [candidate], "modelVersion": call.model, "responseId": rid}
+    return {**chunk, "usageMetadata": usage} if usage else chunk
+
+
+def _gemini_usage(r: Reply) -> dict:
+    """The prompt's tokens include what came from the cache; what was written to it is not told."""
+    given = r.input_tokens + r.cache_read + r.cache_write
+    return {
+        "promptTokenCount": given,
+        "candidatesTokenCount": max(0, r.output_tokens - r.reasoning),
+        "thoughtsTokenCount": r.reasoning,
+        "cachedContentTokenCount": r.cache_read,
+        "totalTokenCount": given + r.output_tokens,
+    }
+
+
+def _gemini_finish(r: Reply) -> dict:
+    stop = r.stop or "end_turn"
+    return {"finishReason": _GEMINI_FINISH.get(stop, stop)}
+
+
+def _gemini_calls(r: Reply) -> list[dict]:
+    """As the real thing: the first of parallel calls carries the signature of what was thought."""
+    parts: list[dict] = [{"functionCall": {"id": i, "name": n, "args": a}} for i, n, a in r.calls]
+    if parts and r.thinking:
+        parts[0]["thoughtSignature"] = _gemini_signature(r.thinking)
+    return parts
+
+
+def gemini_full(r: Reply, call: Call, rid: str) -> dict:
+    parts: list[dict] = [{"text": r.thinking, "thought": True}] if r.thinking else []
+    if r.text or not r.calls:
+        text: dict = {"text": r.text}
+        if r.thinking and not r.calls:
+            text["thoughtSignature"] = _gemini_signature(r.thinking)
+        parts.append(text)
+    return _gemini_chunk(call, rid, parts + _gemini_calls(r), _gemini_finish(r), _gemini_usage(r))
+
+
+def gemini_stream(r: Reply, call: Call, rid: str) -> Stream:
+    for piece in r.thinking_pieces:
+        yield _sse(None, _gemini_chunk(call, rid, [{"text": piece, "thought": True}])), True
+    for piece in r.text_pieces:
+        yield _sse(None, _gemini_chunk(call, rid, [{"text": piece}])), True
+    for part in _gemini_calls(r):
+        yield _sse(None, _gemini_chunk(call, rid, [part])), True
+    last: list[dict] = [{"text": ""}]
+    if r.thinking and not r.calls:  # the signature comes alone, behind the text it belongs to
+        last[0]["thoughtSignature"] = _gemini_signature(r.thinking)
+    yield _sse(None, _gemini_chunk(call, rid, last, _gemini_finish(r), _gemini_usage(r))), False
+
+
+_GEMINI_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def gemini_error(f: Failure, rid: str) -> dict:
+    """``code`` becomes the reason (API_KEY_INVALID) or the quota (...PerDay...) in the error's details."""
+    info = "type.googleapis.com/google.rpc."
+    details: list[dict] = []
+    if f.code and "PerDay" in f.code:
+        details.append({"@type": f"{info}QuotaFailure", "violations": [{"quotaId": f.code}]})
+    elif f.code:
+        details.append({"@type": f"{info}ErrorInfo", "reason": f.code, "domain": "googleapis.com"})
+    if f.retry_after is not None:
+        details.append({"@type": f"{info}RetryInfo", "retryDelay": f"{f.retry_after}s"})
+    error = {
+        "code": f.status,
+        "message": f.message or f"scripted {f.status}",
+        "status": f.type or _GEMINI_STATUS.get(f.status, "UNKNOWN"),
+    }
+    return {"error": {**error, "details": details} if details else error}
+
+
+_GEMINI_KINDS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
+
+
+def gemini_midstream(kind: str) -> bytes:
+    status = {529: 503}.get(_GEMINI_KINDS.get(kind, 500), _GEMINI_KINDS.get(kind, 500))
+    return _sse(None, gemini_error(Failure(status, message="scripted mid-stream error"), ""))
+
+
 @dataclass(frozen=True)
 class Api:
-    """Everything that differs between the three dialects."""
+    """Everything that differs between the dialects."""
 
     name: str
     parse: Callable[[dict, int], Call]
@@ -961,6 +1200,7 @@ class Api:
     midstream: Callable[[str], bytes]
     id_prefix: str
     call_prefix: str
+    content_type: str = "text/event-stream; charset=utf-8"  # of a stream
 
 
 ANTHROPIC = Api(
@@ -977,6 +1217,19 @@ CHAT = Api("chat", parse_chat, chat_full, chat_stream, openai_error, chat_midstr
 RESPONSES = Api(
     "responses", parse_responses, responses_full, responses_stream, openai_error, responses_midstream, "resp_", "call_"
 )
+OLLAMA = Api(
+    "ollama",
+    parse_ollama,
+    ollama_full,
+    ollama_stream,
+    ollama_error,
+    ollama_midstream,
+    "ollama_",
+    "call_",
+    content_type="application/x-ndjson",
+)
+
+GEMINI = Api("gemini", parse_gemini, gemini_full, gemini_stream, gemini_error, gemini_midstream, "gem_", "call_")
 
 DEFAULT_MODELS = (
     "claude-sonnet-4-5",
@@ -1004,6 +1257,7 @@ class Options:
     record: int = 0
     api_key: str | None = None
     models: tuple[str, ...] = DEFAULT_MODELS
+    windows: dict[str, int] = field(default_factory=dict)  # told in the listing, as vLLM does
 
 
 class State:
@@ -1205,6 +1459,7 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if len(path) > 1:
             path = path.rstrip("/")
+        headers[":path"] = target  # recorded with the others, as HTTP/2 has it
         try:
             if path.startswith("/__fake__"):
                 self._control(method, path, query, body)
@@ -1214,12 +1469,27 @@ class Connection(asyncio.Protocol):
                 self._llm(CHAT, headers, body)
             elif method == "POST" and path.endswith("/responses"):
                 self._llm(RESPONSES, headers, body)
+            elif method == "POST" and path.endswith("/api/chat"):
+                self._llm(OLLAMA, headers, body)
+            elif method == "GET" and path.endswith("/api/tags"):
+                self._ollama_models()
+            elif method == "POST" and path.endswith("/api/show"):
+                self._ollama_model(_loads(body))
+            elif method == "POST" and path.endswith("/api/pull"):
+                self.state.by_endpoint["ollama-pull"] += 1
+                self._send(200, _line({"status": "pulling"}) + _line({"status": "success"}), OLLAMA.content_type)
             elif method == "POST" and path.endswith("/messages/count_tokens"):
                 self._json(200, {"input_tokens": max(1, len(body) // 4)})
+            elif method == "POST" and path.endswith((":generateContent", ":streamGenerateContent")):
+                model, _, verb = unquote(path).rpartition("/models/")[2].rpartition(":")
+                self._llm(GEMINI, headers, body, {"model": model, "stream": verb == "streamGenerateContent"})
             elif method in ("GET", "HEAD") and path == "/healthz":
                 self._json(200, {"status": "ok"})
             elif method == "GET" and (path.endswith("/models") or "/models/" in path):
-                self._models(path, "anthropic-version" in headers)
+                if "x-goog-api-key" in headers:
+                    self._gemini_models()
+                else:
+                    self._models(path, "anthropic-version" in headers)
             else:
                 self._json(404, {"error": {"type": "not_found_error", "message": f"no route for {method} {path}"}})
         except Exception as exc:  # a test double must say what it choked on
@@ -1229,7 +1499,9 @@ class Connection(asyncio.Protocol):
         def entry(name: str) -> dict:
             if anthropic:
                 return {"type": "model", "id": name, "display_name": name, "created_at": "2025-01-01T00:00:00Z"}
-            return {"id": name, "object": "model", "created": 1735689600, "owned_by": "fake"}
+            made = {"id": name, "object": "model", "created": 1735689600, "owned_by": "fake"}
+            window = self.state.options.windows.get(name)
+            return made if window is None else made | {"max_model_len": window}
 
         if not path.endswith("/models"):
             self._json(200, entry(path.split("/models/", 1)[1]))
@@ -1239,6 +1511,33 @@ class Connection(asyncio.Protocol):
             self._json(200, {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]})
         else:
             self._json(200, {"object": "list", "data": data})
+
+    def _ollama_models(self) -> None:
+        entry = {"modified_at": "2026-01-01T00:00:00Z", "size": 1, "digest": "0", "details": {"family": "fake"}}
+        models = [{"name": name, "model": name, **entry} for name in self.state.options.models]
+        self._json(200, {"models": models})
+
+    def _ollama_model(self, body: dict) -> None:
+        if body.get("model") not in self.state.options.models:
+            self._json(404, {"error": f"model '{body.get('model')}' not found"})
+            return
+        facts = {"general.architecture": "fake", "fake.context_length": 131_072}
+        capabilities = ["completion", "tools", "thinking", "vision"]
+        self._json(200, {"details": {"family": "fake"}, "model_info": facts, "capabilities": capabilities})
+
+    def _gemini_models(self) -> None:
+        models = [
+            {
+                "name": f"models/{name}",
+                "displayName": name,
+                "inputTokenLimit": 1_048_576,
+                "outputTokenLimit": 65_536,
+                "supportedGenerationMethods": ["generateContent", "countTokens"],
+            }
+            for name in self.state.options.models
+        ]
+        embedding = {"name": "models/embedding", "supportedGenerationMethods": ["embedContent"]}
+        self._json(200, {"models": [*models, embedding]})
 
     def _control(self, method: str, path: str, query: str, body: bytes) -> None:
         state, what = self.state, path.rsplit("/", 1)[-1]
@@ -1258,19 +1557,23 @@ class Connection(asyncio.Protocol):
 
     # -- LLM endpoints
 
-    def _llm(self, api: Api, headers: dict[str, str], raw: bytes) -> None:
+    def _llm(self, api: Api, headers: dict[str, str], raw: bytes, told: dict | None = None) -> None:
+        """*told*: what the path says and the body does not."""
         state = self.state
-        state.requests += 1
+        with state.hung_up:
+            state.requests += 1
+            state.hung_up.notify_all()
         state.by_endpoint[api.name] += 1
         rid = state.ids("req_")
         key = state.options.api_key
         if key is not None:
             given = headers.get("x-api-key") or headers.get("api-key") or headers.get("authorization", "")[7:]
+            given = given or headers.get("x-goog-api-key")
             if given != key:
                 self._fail(api, Failure(401, message="invalid api key"), rid)
                 return
         try:
-            body = _loads(raw)
+            body = {**_loads(raw), **(told or {})}
         except ValueError:
             self._fail(api, Failure(400, message="request body is not JSON"), rid)
             return
@@ -1288,7 +1591,7 @@ class Connection(asyncio.Protocol):
         else:
             call = api.parse(body, len(raw))
         if state.options.record:
-            state.recorded.append({"endpoint": api.name, "stream": call.stream, "body": body})
+            state.recorded.append({"endpoint": api.name, "stream": call.stream, "headers": headers, "body": body})
 
         plan = state.choose(call)
         delay = plan.delay_s + state.options.delay_ms / 1000
@@ -1327,7 +1630,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(
             _head(
                 200,
-                f"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n{extra}transfer-encoding: chunked\r\n",  # noqa: E501
+                f"content-type: {api.content_type}\r\ncache-control: no-cache\r\n{extra}transfer-encoding: chunked\r\n",
             )
             + b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
         )
@@ -1386,7 +1689,7 @@ class Connection(asyncio.Protocol):
         write(
             _head(
                 200,
-                f"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n{extra}transfer-encoding: chunked\r\n",  # noqa: E501
+                f"content-type: {api.content_type}\r\ncache-control: no-cache\r\n{extra}transfer-encoding: chunked\r\n",
             )
         )
         deltas = 0

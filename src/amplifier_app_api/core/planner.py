@@ -16,9 +16,10 @@ from amplifier_app_api.bundles.diff import Composed, differences, unified_lines
 from amplifier_app_api.bundles.plan import plan_of, shown
 from amplifier_app_api.bundles.sources import Hold
 from amplifier_app_api.bundles.strict import misspelt_sections, unknown_sections
-from amplifier_app_api.bundles.tracing import trace
+from amplifier_app_api.bundles.tracing import Trace, trace
 from amplifier_app_api.bundles.validation import check_storable_document, located
 from amplifier_app_api.core.config_manager import ConfigManager, ConfigNotFound, RevisionNotFound
+from amplifier_app_api.core.module_options import options_without_meaning
 from amplifier_app_api.errors import ErrorItem, Invalid
 from amplifier_app_api.models.plan import ConfigDiff, Difference, Plan, PlanProblem, Validation
 from amplifier_app_api.models.principal import LOCAL, Principal
@@ -84,7 +85,11 @@ class Planner:
         return Composed(plan, prepared.mount_plan)
 
     def _plan_of(self, document: Document, prepared: PreparedBundle, variables: Mapping[str, str]) -> Plan:
-        return plan_of(prepared, trace(document, self.sources, prepared.sources), self._scope(variables))
+        return self._planned(prepared, trace(document, self.sources, prepared.sources), variables)
+
+    def _planned(self, prepared: PreparedBundle, found: Trace, variables: Mapping[str, str]) -> Plan:
+        plan = plan_of(prepared, found, self._scope(variables))
+        return plan.model_copy(update={"warnings": [*plan.warnings, *options_without_meaning(prepared)]})
 
     def _validation_of(self, document: Document, prepared: PreparedBundle, variables: Mapping[str, str]) -> Validation:
         found = trace(document, replace(self.sources, strict_cycles=True), prepared.sources)
@@ -93,7 +98,7 @@ class Planner:
             for item in found.problems
             if item.code == "include_cycle"
         ]
-        plan = plan_of(prepared, found, self._scope(variables))
+        plan = self._planned(prepared, found, variables)
         minded = [*circles, *map(shown, misspelt_sections(document))]
         return _validation(plan, minded, tuple(unknown_sections(document)))
 

@@ -96,7 +96,7 @@ class SessionOpener:
     def __init__(self, options: RuntimeOptions, *, names_of: NamesOf = no_names) -> None:
         self._options = options
         self.names_of = names_of
-        self._modules = ModuleTable()
+        self.modules = ModuleTable()
         self.installer = (
             UvInstaller(options.data_dir, environment=options.environment) if options.install_dependencies else None
         )
@@ -126,7 +126,7 @@ class SessionOpener:
             names=names,
             roots=self._options.source_roots,
             builtin_modules=frozenset(BUILTIN_MODULES),
-            installed_modules=self._modules.installed(),
+            installed_modules=self.modules.installed(),
             environment=self._options.source_environment(),
             limits=self._options.limits,
             fetch=partial(self._fetcher.fetch, deadline=deadline, hold=hold),
@@ -183,13 +183,13 @@ class SessionOpener:
         )
         try:
             async with asyncio.timeout(self._options.prepare_timeout.total_seconds()):
-                kernel = await KernelSession.open(opening, self._modules, notices)
+                kernel = await KernelSession.open(opening, self.modules, notices)
         except TimeoutError:
             raise ModuleFailed("a module did not mount in time") from None
         except MountFailed as failed:
-            raise _refusal(failed, mask) from None
+            raise refusal_of(failed, mask) from None
         finally:
-            self._keep_loaded_sources(prepared)
+            self.keep_loaded_sources(prepared)
         missed = (DegradedModule(module=f.module, kind=f.kind, detail=mask.text(f.detail)) for f in kernel.missing)
         pins = {**prepared.pins(), **further}
         return OpenedSession(kernel, mask, (*absent, *missed), prepared, request.lineage, pins)
@@ -225,12 +225,12 @@ class SessionOpener:
             raise NotRunnable(tuple(problems))
         return plan, activations, pins
 
-    def _keep_loaded_sources(self, prepared: PreparedBundle) -> None:
+    def keep_loaded_sources(self, prepared: PreparedBundle) -> None:
         """Python may import more of a module at any time: what was loaded stays on disk as long as the process."""
         if not prepared.sources:
             return
         for activation in prepared.activations.values():
-            if activation.path is not None and self._modules.has_loaded(activation):
+            if activation.path is not None and self.modules.has_loaded(activation):
                 self._loaded_from.setdefault(activation.path, prepared)
 
     def _file_limits(self, tenant: str) -> dict[str, list[str]]:
@@ -272,7 +272,7 @@ class SessionOpener:
         return plan, missed
 
     def _conflict(self, activation: Activation | None) -> str | None:
-        found = None if activation is None else self._modules.conflict(activation)
+        found = None if activation is None else self.modules.conflict(activation)
         return None if found is None else str(found)
 
     async def close(self) -> None:
@@ -300,7 +300,8 @@ def _entries(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str | None]]:
     return found
 
 
-def _refusal(failed: MountFailed, mask: SecretMask) -> NotRunnable | ModuleFailed:
+def refusal_of(failed: MountFailed, mask: SecretMask) -> NotRunnable | ModuleFailed:
+    """What is told of modules that could not be mounted."""
     items = [
         ErrorItem(
             code="module_conflict" if failure.conflict else "module_failed",

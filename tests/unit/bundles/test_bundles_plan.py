@@ -16,7 +16,7 @@ from amplifier_app_api.bundles.variable_origins import variable_origins
 from amplifier_app_api.models.plan import Plan
 
 MODULES = frozenset({"loop-streaming", "context-simple", "tool-filesystem", "provider-scripted", "provider-anthropic"})
-FOUNDATION = "bundle: {name: dev}\nincludes: [foundation]\n"
+FOUNDATION = "bundle: {name: dev}\nincludes: ['foundation:minimal']\n"
 
 
 async def planned(text: str, *roots: Path, scope: VariableScope | None = None) -> Plan:
@@ -90,18 +90,18 @@ async def test_a_remote_source_is_shown_with_its_commit_and_without_its_password
 async def test_includes_are_a_tree_in_order_and_a_repeated_one_stands_in_full_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("bundle: {name: a}\nincludes: [./shared.yaml]\n")
     (tmp_path / "b.yaml").write_text("bundle: {name: b}\nincludes: [./shared.yaml]\n")
-    (tmp_path / "shared.yaml").write_text("bundle: {name: shared}\nincludes: [foundation]\n")
+    (tmp_path / "shared.yaml").write_text("bundle: {name: shared}\nincludes: ['foundation:minimal']\n")
 
     plan = await planned(f"bundle: {{name: d}}\nincludes: ['{tmp_path}/a.yaml', '{tmp_path}/b.yaml']\n", tmp_path)
 
     shared = {"include": "./shared.yaml", "name": "shared", "repeated": False}
-    foundation = {"include": "foundation", "name": "foundation", "repeated": False, "includes": []}
+    minimal = {"include": "foundation:minimal", "name": "foundation-minimal", "repeated": False, "includes": []}
     assert [node.model_dump() for node in plan.includes] == [
         {
             "include": f"{tmp_path}/a.yaml",
             "name": "a",
             "repeated": False,
-            "includes": [{**shared, "includes": [foundation]}],
+            "includes": [{**shared, "includes": [minimal]}],
         },
         {
             "include": f"{tmp_path}/b.yaml",
@@ -116,7 +116,7 @@ async def test_a_module_that_an_include_asks_for_in_vain_is_a_problem_of_that_do
     (tmp_path / "more.yaml").write_text("bundle: {name: more}\n\ntools:\n  - module: tool-nowhere\n")
 
     plan = await planned(
-        f"bundle: {{name: dev}}\nincludes: [foundation, '{tmp_path}/more.yaml']\n"
+        f"bundle: {{name: dev}}\nincludes: ['foundation:minimal', '{tmp_path}/more.yaml']\n"
         "providers: [{module: provider-scripted}]\n",
         tmp_path,
     )
@@ -134,7 +134,7 @@ async def test_a_value_of_an_include_that_json_cannot_carry_is_a_problem_of_that
     (tmp_path / "more.yaml").write_text("bundle: {name: more}\nspawn:\n  a: 1\n  day: 2024-01-01\n  b: .inf\n")
 
     plan = await planned(
-        f"bundle: {{name: dev}}\nincludes: [foundation, '{tmp_path}/more.yaml']\n"
+        f"bundle: {{name: dev}}\nincludes: ['foundation:minimal', '{tmp_path}/more.yaml']\n"
         "providers: [{module: provider-scripted}]\n",
         tmp_path,
     )

@@ -16,17 +16,9 @@ from amplifier_app_api.bundles import (
     parse_document,
     prepare,
 )
+from amplifier_app_api.modules import BUILTIN_MODULES
 
-MODULES = frozenset(
-    {
-        "loop-streaming",
-        "context-simple",
-        "context-persistent",
-        "tool-filesystem",
-        "provider-scripted",
-        "provider-anthropic",
-    }
-)
+MODULES = frozenset(BUILTIN_MODULES)
 
 SEED_EXAMPLE = """
 bundle:
@@ -61,14 +53,11 @@ async def test_the_default_config_is_runnable_without_a_network() -> None:
 
     bundle.require_runnable()
     assert bundle.bundle.name == "foundation-default"
-    assert bundle.plan() == {
-        "session": {"orchestrator": "loop-streaming", "context": "context-simple"},
-        "providers": [{"module": "provider-scripted"}],
-        "tools": [{"module": "tool-filesystem"}],
-    }
+    assert bundle.plan()["session"] == {"orchestrator": "loop-streaming", "context": "context-simple"}
+    assert bundle.plan()["providers"] == [{"module": "provider-scripted"}]
     assert {found.kind for found in bundle.activations.values()} == {"builtin"}
     assert bundle.warnings == ()
-    assert (await bundle.system_prompt() or "").startswith("You are a careful, helpful assistant.")
+    assert (await bundle.system_prompt() or "").startswith("You are a capable, careful assistant.")
 
 
 async def test_the_seeds_own_example_composes_and_names_its_variable() -> None:
@@ -129,7 +118,8 @@ async def test_a_problem_an_include_brings_has_no_place_in_the_document(tmp_path
     )
 
     bundle = await prepared(
-        f"bundle: {{name: x}}\nincludes: [foundation, {path}]\nproviders: [{{module: provider-scripted}}]\n", tmp_path
+        f"bundle: {{name: x}}\nincludes: ['foundation:minimal', {path}]\nproviders: [{{module: provider-scripted}}]\n",
+        tmp_path,
     )
 
     assert problems(bundle) == [("module_not_found", None, None), ("invalid_document", None, None)]
@@ -145,7 +135,8 @@ async def test_what_is_only_missing_in_the_prompt_is_a_warning(tmp_path: Path) -
     path.write_text("bundle: {name: b}\ncontext: {include: [gone.md, 'ghost:x.md']}\n", "utf-8")
 
     bundle = await prepared(
-        f"bundle: {{name: x}}\nincludes: [foundation, {path}]\nproviders: [{{module: provider-scripted}}]\n", tmp_path
+        f"bundle: {{name: x}}\nincludes: ['foundation:minimal', {path}]\nproviders: [{{module: provider-scripted}}]\n",
+        tmp_path,
     )
 
     bundle.require_runnable()
@@ -161,7 +152,7 @@ async def test_context_files_of_includes_and_of_the_document_reach_the_prompt(tm
     (tmp_path / "own.md").write_text("from the document", "utf-8")
 
     bundle = await prepared(
-        f"---\nbundle: {{name: x}}\nincludes: [foundation, {tmp_path}/b.yaml]\n"
+        f"---\nbundle: {{name: x}}\nincludes: ['foundation:minimal', {tmp_path}/b.yaml]\n"
         f"providers: [{{module: provider-scripted}}]\ncontext: {{own: {tmp_path}/own.md}}\n---\nBe brief.\n",
         tmp_path,
     )
@@ -179,7 +170,7 @@ async def test_the_own_name_of_a_stored_document_stands_for_no_folder(tmp_path: 
     (tmp_path / "agents/scout.md").write_text("---\nname: s\n---\nnot of x\n", "utf-8")
 
     bundle = await prepared(
-        f"---\nbundle: {{name: x}}\nincludes: [foundation, {tmp_path}/b.yaml]\n"
+        f"---\nbundle: {{name: x}}\nincludes: ['foundation:minimal', {tmp_path}/b.yaml]\n"
         "providers: [{module: provider-scripted}]\nagents: {include: ['x:scout']}\n---\nSee @x:a.md and @b:a.md.\n",
         tmp_path,
     )
@@ -198,7 +189,8 @@ async def test_local_mentions_start_in_the_working_directory_of_the_session(tmp_
     work.mkdir()
     (work / "plan.md").write_text("the plan", "utf-8")
     bundle = await prepared(
-        "---\nbundle: {name: x}\nincludes: [foundation]\nproviders: [{module: provider-scripted}]\n---\nKeep to @plan\n"
+        "---\nbundle: {name: x}\nincludes: ['foundation:minimal']\nproviders: [{module: provider-scripted}]\n"
+        "---\nKeep to @plan\n"
     )
 
     built = await bundle.prompt_with_mentions(str(work))
@@ -222,7 +214,9 @@ async def test_a_plan_is_the_callers_own() -> None:
 async def test_a_changed_file_makes_a_prepared_bundle_stale_and_another_one_of_it(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
     path.write_text("bundle: {name: b}\n", "utf-8")
-    text = f"bundle: {{name: x}}\nincludes: [foundation, {path}]\nproviders: [{{module: provider-scripted}}]\n"
+    text = (
+        f"bundle: {{name: x}}\nincludes: ['foundation:minimal', {path}]\nproviders: [{{module: provider-scripted}}]\n"
+    )
     before, same = await prepared(text, tmp_path), await prepared(text, tmp_path)
     assert before.is_current()
 

@@ -150,7 +150,7 @@ async def test_what_was_fetched_is_recorded_and_another_commit_is_another_finger
             "m/amplifier_module_tool_x/__init__.py", "async def mount(coordinator, config): ...\n", commit=commit
         )
     text = (
-        f"bundle: {{name: x}}\nincludes: [foundation, '{REPO}']\nproviders: [{{module: provider-scripted}}]\n"
+        f"bundle: {{name: x}}\nincludes: ['foundation:minimal', '{REPO}']\nproviders: [{{module: provider-scripted}}]\n"
         f"tools: [{{module: tool-x, source: '{REPO}#subdirectory=m'}}]\n"
     )
 
@@ -174,7 +174,8 @@ async def test_a_module_beside_a_remote_bundle_is_found(repositories: Repositori
     repositories.write("m/amplifier_module_tool_x/__init__.py", "async def mount(coordinator, config): ...\n")
 
     bundle = await prepared(
-        f"bundle: {{name: x}}\nincludes: [foundation, '{REPO}']\nproviders: [{{module: provider-scripted}}]\n",
+        f"bundle: {{name: x}}\nincludes: ['foundation:minimal', '{REPO}']\n"
+        "providers: [{module: provider-scripted}]\n",
         repositories,
     )
 
@@ -185,7 +186,7 @@ async def test_a_module_beside_a_remote_bundle_is_found(repositories: Repositori
 async def test_a_module_asked_for_later_is_found_by_its_source_unless_it_is_known(repositories: Repositories) -> None:
     repositories.write("m/amplifier_module_tool_x/__init__.py", "async def mount(coordinator, config): ...\n")
     bundle = await prepared(
-        "bundle: {name: x}\nincludes: [foundation]\nproviders: [{module: provider-scripted}]\n", repositories
+        "bundle: {name: x}\nincludes: ['foundation:minimal']\nproviders: [{module: provider-scripted}]\n", repositories
     )
     sources = Sources(fetch=repositories.fetch)
 

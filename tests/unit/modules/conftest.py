@@ -116,6 +116,11 @@ async def open_chat() -> AsyncIterator[OpenChat]:
         context: dict[str, Any] | None = None,
         providers: list[dict[str, Any]] | None = None,
         working_dir: str | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        hooks: list[str | dict[str, Any]] | None = None,
+        capabilities: dict[str, Any] | None = None,
+        approval_system: Any = None,
+        display_system: Any = None,
         **scripted: Any,
     ) -> Chat:
         plan = {
@@ -124,11 +129,15 @@ async def open_chat() -> AsyncIterator[OpenChat]:
                 "context": context or {"module": "context-simple"},
             },
             "providers": providers if providers is not None else [{"module": "provider-scripted", "config": scripted}],
+            "tools": tools or [],
+            "hooks": [{"module": hook} if isinstance(hook, str) else hook for hook in hooks or []],
         }
-        session = AmplifierSession(plan)
+        session = AmplifierSession(plan, approval_system=approval_system, display_system=display_system)
         session.coordinator.loader = BuiltinLoader(session.coordinator)
         if working_dir is not None:
             session.coordinator.register_capability("session.working_dir", working_dir)
+        for name, capability in (capabilities or {}).items():
+            session.coordinator.register_capability(name, capability)
         chat = Chat(session)
         opened.append(chat)
         await session.initialize()

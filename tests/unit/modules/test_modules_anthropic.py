@@ -1,6 +1,7 @@
 """`provider-anthropic` with Anthropic's own SDK against the model double."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from amplifier_core.llm_errors import (
     AuthenticationError,
     ConfigurationError,
+    InvalidRequestError,
     LLMError,
     NetworkError,
     ProviderUnavailableError,
@@ -19,8 +21,11 @@ from amplifier_core.message_models import ChatRequest, Message, ToolSpec, Usage
 from amplifier_core.testing import EventRecorder, MockCoordinator
 
 from amplifier_app_api.modules import load_mount
-from amplifier_app_api.modules.providers.anthropic import AnthropicOptions, AnthropicProvider
-from amplifier_app_api.modules.providers.anthropic_models import cost_of, facts_of
+from amplifier_app_api.modules.providers.anthropic_models import cost_of, facts_of, manners_of
+from amplifier_app_api.modules.providers.anthropic_options import AnthropicOptions
+from amplifier_app_api.modules.providers.anthropic_provider import AnthropicProvider
+from amplifier_app_api.modules.providers.anthropic_requests import ANY_JSON
+from amplifier_app_api.modules.providers.clients import open_clients
 from doubles.fake_llm import FakeLLM
 
 KEY = "sk-ant-very-secret"
@@ -235,18 +240,6 @@ async def test_a_longer_wait_than_the_options_allow_is_left_to_the_caller(
     assert hooks.of("provider:retry") == []
 
 
-async def test_the_wait_grows_and_stays_below_its_cap(provider: MakeProvider) -> None:
-    one = provider(min_retry_delay=1, max_retry_delay=3, max_retries=4)
-    error = ProviderUnavailableError("down")
-
-    waits = [one._delay(error, attempt) for attempt in range(1, 6)]
-
-    for wait, most in zip(waits[:4], [1, 2, 3, 3], strict=True):
-        assert wait is not None
-        assert most * 0.75 <= wait <= most
-    assert waits[4] is None
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -298,7 +291,14 @@ async def test_cancelling_closes_the_connection_at_once(provider: MakeProvider, 
 
 async def test_options_and_request_shape_the_call(provider: MakeProvider, llm: FakeLLM) -> None:
     await text(
-        provider(max_tokens=100, temperature=0.5, effort="low", enable_prompt_caching=False),
+        provider(
+            model="claude-opus-4-6",
+            max_tokens=100,
+            temperature=0.5,
+            effort="low",
+            enable_prompt_caching=False,
+            beta_headers=["one"],
+        ),
         {"role": "system", "content": "rules"},
         "hi",
         stop=["END"],
@@ -308,7 +308,7 @@ async def test_options_and_request_shape_the_call(provider: MakeProvider, llm: F
     )
 
     assert sent(llm) == {
-        "model": "claude-sonnet-5-5",
+        "model": "claude-opus-4-6",
         "max_tokens": 100,
         "temperature": 0.5,
         "top_p": 0.9,
@@ -322,18 +322,28 @@ async def test_options_and_request_shape_the_call(provider: MakeProvider, llm: F
     }
 
 
+ADAPTIVE = {"type": "adaptive", "display": "summarized"}
+
+
 @pytest.mark.parametrize(
     ("options", "overrides", "thinking", "max_tokens"),
     [
-        ({}, {}, None, 128_000),
-        ({}, {"extended_thinking": True}, {"type": "adaptive", "display": "summarized"}, 128_000),
+        ({"model": "claude-opus-4-6"}, {}, None, 128_000),
+        ({"model": "claude-opus-4-6"}, {"extended_thinking": True}, ADAPTIVE, 128_000),
         (
             {"model": "claude-haiku-4-5"},
             {"extended_thinking": True},
             {"type": "enabled", "budget_tokens": 10_000},
             64_000,
         ),
-        ({"thinking_budget_tokens": 2_000, "max_tokens": 500}, {}, {"type": "enabled", "budget_tokens": 2_000}, 6_096),
+        (
+            {"model": "claude-sonnet-4-6", "thinking_budget_tokens": 2_000, "max_tokens": 500},
+            {},
+            {"type": "enabled", "budget_tokens": 2_000},
+            6_096,
+        ),
+        ({"model": "claude-opus-4-8", "thinking_budget_tokens": 2_000}, {}, ADAPTIVE, 128_000),
+        ({"thinking_display": "omitted"}, {}, {"type": "adaptive", "display": "omitted"}, 128_000),
     ],
 )
 async def test_thinking_is_asked_for_as_the_model_can(
@@ -344,6 +354,143 @@ async def test_thinking_is_asked_for_as_the_model_can(
     assert sent(llm).get("thinking") == thinking
     assert sent(llm)["max_tokens"] == max_tokens
     assert ("temperature" in sent(llm)) == (thinking is None)
+
+
+@pytest.mark.parametrize(
+    ("model", "choice"), [("claude-sonnet-5-5", None), ("claude-opus-5", {"type": "tool", "name": "look"})]
+)
+async def test_a_tool_is_forced_only_where_the_model_takes_that(
+    provider: MakeProvider, llm: FakeLLM, model: str, choice: Any
+) -> None:
+    tools = [ToolSpec(name="look", parameters={"type": "object"})]
+    one = provider(model=model, extended_thinking=True, temperature=0.1)
+    await one.complete(request("hi", tools=tools, tool_choice="look"))
+
+    assert sent(llm).get("tool_choice") == choice
+    assert ("thinking" in sent(llm)) == (choice is None)  # the API takes one or the other
+    assert "temperature" not in sent(llm)
+
+
+async def test_a_schema_shapes_the_answer(provider: MakeProvider, llm: FakeLLM) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+    said = await text(
+        provider(effort="low"), "hi", response_format={"type": "json_schema", "json_schema": {"schema": schema}}
+    )
+
+    assert json.loads(said) == {"n": 1}
+    assert sent(llm)["output_config"] == {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
+
+
+async def test_json_without_a_schema_is_asked_for_in_words(provider: MakeProvider, llm: FakeLLM) -> None:
+    await text(provider(), {"role": "system", "content": "rules"}, "hi", response_format={"type": "json"})
+
+    assert [block["text"] for block in sent(llm)["system"]] == ["rules", ANY_JSON]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+        {"type": "url", "url": "https://images.example/cat.png"},
+    ],
+)
+async def test_an_image_goes_with_the_words(provider: MakeProvider, llm: FakeLLM, source: Any) -> None:
+    row = {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "what is it?"}]}
+
+    assert await text(provider(enable_prompt_caching=False), row) == "echo: what is it?"
+    assert sent(llm)["messages"][0]["content"] == row["content"]
+
+
+async def test_the_tools_the_prompt_and_the_last_parts_are_marked_for_caching(
+    provider: MakeProvider, llm: FakeLLM
+) -> None:
+    tools = [ToolSpec(name=name, parameters={"type": "object"}) for name in ("look", "listen")]
+    rows = [{"role": "system", "content": "rules"}, "one", {"role": "assistant", "content": "two"}, "three"]
+
+    await text(provider(), *rows, tools=tools)
+
+    body = sent(llm)
+    assert ["cache_control" in tool for tool in body["tools"]] == [False, True]
+    assert ["cache_control" in block for block in body["system"]] == [True]
+    assert ["cache_control" in row["content"][-1] for row in body["messages"]] == [True, False, True]
+
+
+THOUGHT = {
+    "role": "assistant",
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "xyz"},
+        {"type": "text", "text": "yes"},
+    ],
+}
+
+
+async def test_thoughts_that_the_api_refuses_are_left_out(provider: MakeProvider, hooks: Hooks, llm: FakeLLM) -> None:
+    llm.queue('error: status=400 message="messages.1: Invalid `signature` in `thinking` block"', "text: all right")
+
+    assert await text(provider(), "a", THOUGHT, "b") == "all right"
+
+    first, second = [recorded["body"]["messages"][1]["content"] for recorded in llm.recorded()]
+    assert [block["type"] for block in first] == ["thinking", "redacted_thinking", "text"]
+    assert [block["type"] for block in second] == ["text"]
+    assert [data["status"] for data in hooks.of("llm:response")] == ["ok"]
+
+
+async def test_a_bad_request_is_not_sent_again(provider: MakeProvider, llm: FakeLLM) -> None:
+    with pytest.raises(InvalidRequestError, match="nonsense"):
+        await text(provider(), "a", THOUGHT, '[[error: status=400 message="nonsense"]]')
+
+    assert llm.stats()["requests"] == 1
+
+
+async def test_two_instances_of_the_module_stand_side_by_side(open_chat: Any) -> None:
+    with FakeLLM(default="text: one") as first, FakeLLM(default="text: two") as second:
+        entries = [
+            {"module": "provider-anthropic", "config": {"api_key": KEY, "base_url": first.url}},
+            {
+                "module": "provider-anthropic",
+                "instance_id": "other",
+                "config": {"api_key": KEY, "base_url": second.url, "priority": 5},
+            },
+        ]
+        chat = await open_chat(providers=entries)
+
+        providers = chat.coordinator.get("providers")
+        assert set(providers) == {"anthropic", "other"}
+        assert await text(providers["anthropic"], "hi") == "one"
+        assert await text(providers["other"], "hi") == "two"
+        await chat.session.cleanup()
+
+
+async def test_twenty_sessions_on_two_keys_share_two_clients_and_no_word(open_chat: Any, llm: FakeLLM) -> None:
+    chats = [
+        await open_chat(
+            providers=[{"module": "provider-anthropic", "config": {"api_key": f"key-{n % 2}", "base_url": llm.url}}]
+        )
+        for n in range(20)
+    ]
+
+    answers = await asyncio.gather(*(chat.say(f"[[pace: ms=1]] I am {n}") for n, chat in enumerate(chats)))
+
+    assert answers == [f"echo: I am {n}" for n in range(20)]
+    clients = [chat.coordinator.get("providers")["anthropic"]._client().client for chat in chats]
+    assert len({id(client) for client in clients}) == open_clients("anthropic") == 2
+    assert {client.api_key for client in clients[::2]} == {"key-0"}
+    assert {client.api_key for client in clients[1::2]} == {"key-1"}
+    for n, chat in enumerate(chats):
+        shown = "".join(data["text"] for data in chat.of("llm:stream_block_delta"))
+        assert shown == f"echo: I am {n}"
+        await chat.session.cleanup()
+    assert open_clients("anthropic") == 0
+
+
+async def test_a_limit_on_calls_counts_all_sessions_with_the_key(provider: MakeProvider, llm: FakeLLM) -> None:
+    sessions = [provider(max_concurrent_requests=2) for _ in range(6)]
+
+    await asyncio.gather(*(text(one, f"[[pace: ms=2]] call number {n}") for n, one in enumerate(sessions)))
+
+    assert llm.stats()["max_in_flight"] == 2
 
 
 async def test_a_repaired_conversation_is_told(provider: MakeProvider, hooks: Hooks) -> None:
@@ -402,4 +549,5 @@ def test_the_cost_of_an_unknown_model_is_unknown() -> None:
 
     assert cost_of("claude-of-tomorrow", usage) is None
     assert cost_of("claude-opus-4-8-20260529", usage) == Decimal("0.00003")
-    assert facts_of("claude-of-tomorrow").adaptive_thinking
+    assert facts_of("claude-of-tomorrow").context_window == 200_000
+    assert manners_of("claude-of-tomorrow").adaptive

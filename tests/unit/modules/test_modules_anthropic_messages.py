@@ -132,10 +132,10 @@ def test_ids_of_other_providers_are_made_to_fit() -> None:
     assert made.messages[1:] == [reply(use("call_1_a")), user([result_block("call_1_a", "x")])]
 
 
-def test_the_prompt_and_the_last_message_are_marked_for_caching() -> None:
+def test_the_prompt_and_the_users_last_two_parts_are_marked_for_caching() -> None:
     made = talk({"role": "system", "content": "rules"}, user("a"), reply(text("b")), user("c"))
     made.mark_for_caching()
 
     marked = {"cache_control": {"type": "ephemeral"}}
     assert made.system == [{**text("rules"), **marked}]
-    assert made.messages == [user([text("a")]), reply(text("b")), user([{**text("c"), **marked}])]
+    assert made.messages == [user([{**text("a"), **marked}]), reply(text("b")), user([{**text("c"), **marked}])]

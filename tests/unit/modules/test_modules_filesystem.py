@@ -39,8 +39,8 @@ async def files(tmp_path: Path, options: dict[str, Any]) -> Workspace:
     return Workspace(folder, coordinator)
 
 
-def failed(message: str) -> ToolResult:
-    return ToolResult(success=False, error={"message": message, "type": "FileRefused"})
+def failed(message: str, kind: str = "FileRefused") -> ToolResult:
+    return ToolResult(success=False, error={"message": message, "type": kind})
 
 
 async def test_a_file_is_written_read_and_edited(files: Workspace) -> None:
@@ -204,13 +204,54 @@ async def test_without_a_folder_the_tools_say_so() -> None:
         ("read_file", {"file_path": 5}, "file_path is missing: the path of a file below the session's folder"),
         ("read_file", {"file_path": "a", "offset": 0}, "offset must be a whole number from 1 on"),
         ("write_file", {"file_path": "a"}, "content is missing: it must be a text"),
-        ("read_file", {"file_path": "a"}, "a does not exist"),
     ],
 )
 async def test_wrong_arguments_are_answered(
     files: Workspace, tool: str, arguments: dict[str, Any], problem: str
 ) -> None:
-    assert await files.call(tool, **arguments) == failed(problem)
+    assert await files.call(tool, **arguments) == failed(problem, "Refused")
+
+
+async def test_a_file_that_is_not_there_is_told(files: Workspace) -> None:
+    assert await files.call("read_file", file_path="a") == failed("a does not exist")
+    assert await files.call("read_file", file_path="a/b") == failed("a/b does not exist")
+
+
+@pytest.mark.parametrize("options", [{"denied_write_paths": ["kept"]}])
+async def test_a_denied_folder_is_read_and_not_written(files: Workspace) -> None:
+    (files.folder / "kept").mkdir()
+    (files.folder / "kept/a.txt").write_text("a")
+    (files.folder / "way").symlink_to("kept")
+
+    assert (await files.call("read_file", file_path="kept/a.txt")).output == "a"
+    for path in ("kept/a.txt", "way/a.txt", "kept/new/b.txt"):
+        shown = path.replace("way", "kept")
+        assert await files.call("write_file", file_path=path, content="b") == failed(f"{shown} may not be written")
+    assert (files.folder / "kept/a.txt").read_text() == "a"
+
+
+async def test_files_are_found_by_pattern(files: Workspace) -> None:
+    for name in ("b.py", "src/a.py", "src/deep/c.py", "src/d.md", "node_modules/e.py", ".git/f.py"):
+        path = files.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    async def found(**arguments: Any) -> list[str]:
+        return (await files.call("glob", **arguments)).output.splitlines()
+
+    assert await found(pattern="*.py") == ["b.py", "src/a.py", "src/deep/c.py"]
+    assert await found(pattern="**/*.{py,md}", path="src") == ["src/a.py", "src/d.md", "src/deep/c.py"]
+    assert await found(pattern="*.py", exclude=["src/deep/**"]) == ["b.py", "src/a.py"]
+    assert await found(pattern="node_modules/*") == ["node_modules/e.py"]
+    assert await found(pattern="*.py", include_ignored=True) == [
+        ".git/f.py",
+        "b.py",
+        "node_modules/e.py",
+        "src/a.py",
+        "src/deep/c.py",
+    ]
+    assert await found(pattern="d*", type="dir") == ["src/deep/"]
+    assert await found(pattern="*.txt") == ["[nothing found]"]
 
 
 async def test_a_tool_says_whether_it_may_be_repeated(files: Workspace) -> None:
@@ -221,4 +262,5 @@ async def test_a_tool_says_whether_it_may_be_repeated(files: Workspace) -> None:
         "write_file": (False, True),
         "edit_file": (False, False),
         "list_directory": (True, True),
+        "glob": (True, True),
     }

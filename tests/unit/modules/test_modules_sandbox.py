@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from amplifier_app_api.modules.tools.sandbox import FileRefused, Place, Sandbox
+from amplifier_app_api.modules.tools.sandbox import FileRefused, Found, Place, Sandbox
 
 OUTSIDE = "lies outside the folders this session may use"
 
@@ -137,18 +137,40 @@ def test_further_roots_are_reached_by_absolute_paths(root: Path, tmp_path: Path)
 
 def test_listing_names_links_and_does_not_enter_them(root: Path) -> None:
     (root / "b").mkdir()
-    (root / "b" / "inner.txt").write_text("")
+    (root / "b" / "inner.txt").write_text("12")
     (root / "a.txt").write_text("")
     (root / "out").symlink_to(root.parent)
     sandbox = Sandbox([root])
 
-    assert list(sandbox.entries(sandbox.locate("."), most=100)) == [
-        ("a.txt", False),
-        ("b", True),
-        ("out", True),
-        ("b/inner.txt", False),
+    assert list(sandbox.walk(sandbox.locate("."), most=100)) == [
+        Found("a.txt", is_folder=False, is_file=True, size=0),
+        Found("b", is_folder=True, is_file=False, size=0),
+        Found("out", is_folder=False, is_file=False, size=0),
+        Found("b/inner.txt", is_folder=False, is_file=True, size=2),
     ]
-    assert len(list(sandbox.entries(sandbox.locate("."), most=2))) == 2
+    assert [found.name for found in sandbox.walk(sandbox.locate("."), most=2)] == ["a.txt", "b"]
+    assert [found.name for found in sandbox.walk(sandbox.locate("."), most=9, skip=frozenset("b"))] == ["a.txt", "out"]
+
+
+def test_a_folder_that_became_a_link_while_it_was_listed_is_not_entered(root: Path) -> None:
+    (root / "folder").mkdir()
+    sandbox = Sandbox([root])
+    walk = sandbox.walk(sandbox.locate("."), most=100)
+
+    assert next(walk).name == "folder"
+    (root / "folder").rmdir()
+    (root / "folder").symlink_to(root.parent)
+
+    assert list(walk) == []
+
+
+def test_a_place_is_told_as_the_path_that_leads_there(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    sandbox = Sandbox([root, other])
+
+    assert sandbox.told(sandbox.locate("a/b")) == "a/b"
+    assert sandbox.told(sandbox.locate(str(other / "a"))) == str(other / "a")
 
 
 def test_errors_do_not_tell_where_the_server_keeps_its_files(root: Path) -> None:

@@ -31,6 +31,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Compaction:
     messages: list[Message]
+    sizes: list[int]  # of the messages, in tokens
+    left_out: list[Message]
     tokens: int
     level: int  # 1 results shortened, 2 old exchanges left out, 3 the same among recent messages
     removed: int
@@ -64,10 +66,10 @@ def _first_recent(sizes: Sequence[int], recent: int) -> int:
 
 class _Work:
     def __init__(self, messages: list[Message], sizes: list[int], limits: Limits) -> None:
+        self._before = messages
         self._messages: list[Message | None] = [*messages]
         self._sizes = sizes
         self._limits = limits
-        self._removed = 0
         self._truncated: set[int] = set()
         self.tokens = sum(sizes)
 
@@ -75,8 +77,17 @@ class _Work:
         return self.tokens <= self._limits.target
 
     def result(self, level: int) -> Compaction:
-        kept = [message for message in self._messages if message is not None]
-        return Compaction(kept, self.tokens, level, self._removed, len(self._truncated))
+        kept = [(m, size) for m, size in zip(self._messages, self._sizes, strict=True) if m is not None]
+        left_out = [was for was, m in zip(self._before, self._messages, strict=True) if m is None]
+        return Compaction(
+            [message for message, _ in kept],
+            [size for _, size in kept],
+            left_out,
+            self.tokens,
+            level,
+            len(left_out),
+            len(self._truncated),
+        )
 
     def shorten_results(self, *, before: int) -> None:
         results = [i for i, m in enumerate(self._messages) if m is not None and m.get("role") == "tool"]
@@ -115,7 +126,6 @@ class _Work:
             if self._messages[index] is not None:
                 self._messages[index] = None
                 self.tokens -= self._sizes[index]
-                self._removed += 1
                 self._truncated.discard(index)
 
     def _groups(self) -> list[list[int]]:

@@ -41,7 +41,7 @@ class PersistentContext(SimpleContext):
         self._noticed.add(text)
         display = self._coordinator.display_system
         if display is None:
-            logger.warning("notice", extra={"module": MODULE_ID, "notice": text})
+            logger.warning("notice", extra={"module_id": MODULE_ID, "notice": text})
             return
         shown = display.show_message(text, "warning", MODULE_ID)
         if inspect.isawaitable(shown):

@@ -1,6 +1,8 @@
 """`context-simple`: the conversation in memory, fitted into the model's window for each request.
 
-What is stored is what was added, for ever; making room happens on the way to the model only.
+What is stored is what was added, for ever; making room happens on the way to the model only. Once room was made
+the model is shown what is left from then on, until that is too long in turn: a request costs what is new in it, and
+what a provider has cached of the earlier ones stays good.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from amplifier_app_api.modules.contexts.compaction import Compaction, Limits, Message, compact
+from amplifier_app_api.modules.contexts.summary import summarize, summary_message
 from amplifier_app_api.modules.contexts.tokens import estimate_message
-from amplifier_app_api.modules.kernel import CONTEXT_COMPACTION
+from amplifier_app_api.modules.kernel import CONTEXT_COMPACTION, LLMError
 from amplifier_app_api.modules.options import Options
 
 __amplifier_module_type__ = "context"
@@ -36,6 +39,8 @@ class ContextOptions:
     protected_recent: float
     protected_tool_results: int
     truncate_chars: int
+    summarize: bool
+    summary_tokens: int
 
     @classmethod
     def read(cls, module: str, values: Mapping[str, Any] | None, *, protected_recent: float = 0.3) -> ContextOptions:
@@ -47,6 +52,8 @@ class ContextOptions:
             protected_recent=options.number("protected_recent", protected_recent, minimum=0, maximum=1),
             protected_tool_results=options.integer("protected_tool_results", 5, minimum=0),
             truncate_chars=options.integer("truncate_chars", 250, minimum=0),
+            summarize=_summarizes(options),
+            summary_tokens=options.integer("summary_tokens", 1024, minimum=64),
         )
 
 
@@ -54,17 +61,19 @@ class SimpleContext:
     """Messages are dicts with a `role`; those handed out are copies, one level deep.
 
     For requests each message has one copy that is handed out again and again, so that whoever made something of it
-    knows it by identity: a request costs what is new in it, not the whole conversation.
+    knows it by identity.
     """
 
     def __init__(self, options: ContextOptions, hooks: Any = None) -> None:
         self._options = options
         self._hooks = hooks
         self._messages: list[Message] = []
-        self._handed_out: list[Message] = []
-        self._shown_preamble: list[Message] = []
+        # What the model is shown of them, each with its size in tokens.
+        self._view: list[Message] = []
         self._sizes: list[int] = []
         self._tokens = 0
+        self._summary: Message | None = None
+        self._shown_preamble: list[Message] = []
         self._system_prompt: SystemPromptFactory | None = None
 
     async def add_message(self, message: Mapping[str, Any]) -> None:
@@ -73,7 +82,7 @@ class SimpleContext:
             raise ValueError("A message needs a role")
         size = estimate_message(message)
         self._messages.append(dict(message))
-        self._handed_out.append(dict(message))
+        self._view.append(dict(message))
         self._sizes.append(size)
         self._tokens += size
 
@@ -83,7 +92,8 @@ class SimpleContext:
 
     async def set_messages(self, messages: list[Message]) -> None:
         self._messages = [dict(message) for message in messages]
-        self._handed_out = [dict(message) for message in messages]
+        self._view = [dict(message) for message in messages]
+        self._summary = None
         self._sizes = [estimate_message(message) for message in self._messages]
         self._tokens = sum(self._sizes)
 
@@ -99,12 +109,41 @@ class SimpleContext:
         preamble = await self._same_preamble()
         budget = token_budget or self._budget(provider)
         budget -= sum(estimate_message(message) for message in preamble)
-        if self._tokens <= budget * self._options.compact_threshold:
-            return preamble + self._handed_out
-        made = compact(self._messages, self._sizes, self._limits(max(budget, 1)))
-        if made.removed or made.truncated:
-            await self._report(made, budget)
-        return preamble + [dict(message) for message in made.messages]
+        if self._tokens > budget * self._options.compact_threshold:
+            await self._make_room(max(budget, 1), provider)
+        return preamble + self._view
+
+    async def _make_room(self, budget: int, provider: Any) -> None:
+        made = compact(self._view, self._sizes, self._limits(budget))
+        if not (made.removed or made.truncated):
+            return
+        before = (self._tokens, len(self._view))
+        view, sizes = made.messages, made.sizes
+        if self._options.summarize and made.left_out and provider is not None:
+            view, sizes = await self._summarized(made, budget, provider)
+        self._view, self._sizes, self._tokens = view, sizes, sum(sizes)
+        await self._report(made, budget, before)
+
+    async def _summarized(self, made: Compaction, budget: int, provider: Any) -> tuple[list[Message], list[int]]:
+        """What is left, with a summary of all that ever was left out in its place."""
+        earlier = "" if self._summary is None else str(self._summary["content"])
+        try:
+            text = await summarize(
+                provider, earlier, made.left_out, tokens=self._options.summary_tokens, room=budget * 3 // 4
+            )
+        except LLMError as error:
+            # Without a summary the conversation goes on as it does in the other mode.
+            logger.warning("the conversation could not be summarized", extra={"error": type(error).__name__})
+            return made.messages, made.sizes
+        kept = [
+            (message, size)
+            for message, size in zip(made.messages, made.sizes, strict=True)
+            if message is not self._summary
+        ]
+        self._summary = summary_message(text)
+        place = next((i for i, (message, _) in enumerate(kept) if message.get("role") != "system"), len(kept))
+        kept.insert(place, (self._summary, estimate_message(self._summary)))
+        return [message for message, _ in kept], [size for _, size in kept]
 
     async def _preamble(self) -> list[Message]:
         text = await self._system_prompt() if self._system_prompt is not None else ""
@@ -135,14 +174,15 @@ class SimpleContext:
             truncate_chars=self._options.truncate_chars,
         )
 
-    async def _report(self, made: Compaction, budget: int) -> None:
+    async def _report(self, made: Compaction, budget: int, before: tuple[int, int]) -> None:
         if self._hooks is None:
             return
         facts = {
-            "before_tokens": self._tokens,
-            "after_tokens": made.tokens,
-            "before_messages": len(self._messages),
-            "after_messages": len(made.messages),
+            "before_tokens": before[0],
+            "after_tokens": self._tokens,
+            "before_messages": before[1],
+            "after_messages": len(self._view),
+            "summarized": self._summary is not None,
             "messages_removed": made.removed,
             "messages_truncated": made.truncated,
             "strategy_level": made.level,
@@ -152,6 +192,13 @@ class SimpleContext:
             "protected_tool_results": self._options.protected_tool_results,
         }
         await self._hooks.emit(CONTEXT_COMPACTION, facts)
+
+
+def _summarizes(options: Options) -> bool:
+    way = options.text("compaction") or "drop"
+    if way not in ("drop", "summarize"):
+        raise options.problem("compaction", "must be drop or summarize")
+    return way == "summarize"
 
 
 def _window_of(provider: Any) -> tuple[int | None, int]:

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from amplifier_app_api.modules.kernel import Message
+from amplifier_app_api.modules.kernel import Message, ToolCall
+from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, reminder, repairs_of, steps_of
 
 Param = dict[str, Any]
 
-NO_RESULT = "No result: the call was interrupted"
 SHORTENED = "[Earlier messages were left out]"
 
 _ID = re.compile(r"[^a-zA-Z0-9_-]")
 _CACHED_TYPES = {"text", "image", "tool_result"}
+_THOUGHTS = {"thinking", "redacted_thinking"}
 
 
 @dataclass(slots=True)
@@ -38,86 +39,67 @@ class Conversation:
             self.messages.append({"role": role, "content": list(blocks)})
 
     def mark_for_caching(self) -> None:
-        """Let the API keep the system prompt and the conversation up to here."""
+        """Let the API keep the system prompt and the conversation up to here.
+
+        Also up to the user's part before: what a hook puts behind the last one is gone in the next request, and
+        the API looks back only some twenty blocks for what it kept.
+        """
         if self.system:
             self.system[-1] = _cached(self.system[-1])
-        if self.messages:
-            content = cast("list[Param]", self.messages[-1]["content"])
+        for message in [message for message in self.messages if message["role"] == "user"][-2:]:
+            content = cast("list[Param]", message["content"])
             if content[-1]["type"] in _CACHED_TYPES:
                 content[-1] = _cached(content[-1])
 
+    @property
+    def holds_thoughts(self) -> bool:
+        return any(block["type"] in _THOUGHTS for message in self.messages for block in message["content"])
 
-def translate(messages: Sequence[Message]) -> Conversation:
+
+def translate(messages: Sequence[Message], *, thoughts: bool = True) -> Conversation:
+    """Without `thoughts`, what the model thought before is left out."""
     made = Conversation()
-    for position, message in enumerate(messages):
-        match message.role:
-            case "system" | "developer":
-                _add_system(made, message)
-            case "assistant":
-                _add_assistant(made, message, messages, position)
+    for step in steps_of(messages):
+        match step.kind:
+            case "system":
+                made.system += _texts(_plain(step.message.content))
+            case "aside":
+                text = _plain(step.message.content)
+                made.add("user", [_text(reminder(text))] if text.strip() else [])
             case "user":
-                made.add("user", _user_blocks(message.content))
-            case _:
-                pass  # tool results went in with the calls they answer; without one they mean nothing
+                made.add("user", _user_blocks(step.message.content))
+            case "reply":
+                made.add("assistant", _reply(step, thoughts=thoughts))
+            case "results":
+                made.repairs += repairs_of(step)
+                made.add("user", [_result(call, (step.results or {}).get(call.id)) for call in step.calls])
     if made.messages and made.messages[0]["role"] != "user":
         made.messages.insert(0, {"role": "user", "content": [_text(SHORTENED)]})
     return made
 
 
-def _add_system(made: Conversation, message: Message) -> None:
-    """In front: the system prompt. Later: a reminder in its place, so that what is before it stays as it was."""
-    text = _plain(message.content)
-    if not text.strip():
-        return
-    if made.messages:
-        made.add("user", [_text(f"<system-reminder>\n{text}\n</system-reminder>")])
+def _reply(step: Step, *, thoughts: bool) -> list[Param]:
+    content = step.message.content
+    if isinstance(content, str):
+        blocks = _texts(content)
     else:
-        made.system.append(_text(text))
-
-
-def _add_assistant(made: Conversation, message: Message, messages: Sequence[Message], position: int) -> None:
-    blocks = _assistant_blocks(message)
-    made.add("assistant", blocks)
-    calls = [block for block in blocks if block["type"] == "tool_use"]
-    if not calls:
-        return
-    results = _results_after(messages, position)
-    answers: list[Param] = []
-    for call in calls:
-        answer = results.get(call["id"])
-        if answer is None:
-            made.repairs.append({"tool_call_id": call["id"], "tool_name": call["name"]})
-            answer = {"type": "tool_result", "tool_use_id": call["id"], "content": NO_RESULT, "is_error": True}
-        answers.append(answer)
-    made.add("user", answers)
-
-
-def _results_after(messages: Sequence[Message], position: int) -> dict[str, Param]:
-    """The tool results between this reply and the next, by call."""
-    results: dict[str, Param] = {}
-    for following in range(position + 1, len(messages)):
-        message = messages[following]
-        if message.role == "assistant":
-            break
-        if message.role in ("tool", "function") and message.tool_call_id:
-            call_id = _safe_id(message.tool_call_id)
-            content = message.content if isinstance(message.content, str) else _user_blocks(message.content)
-            results[call_id] = {"type": "tool_result", "tool_use_id": call_id, "content": content}
-    return results
-
-
-def _assistant_blocks(message: Message) -> list[Param]:
-    if isinstance(message.content, str):
-        blocks = _texts(message.content)
-    else:
-        blocks = [made for block in message.content if (made := _assistant_block(block)) is not None]
+        blocks = [made for block in content if (made := _assistant_block(block)) is not None]
+        if not thoughts:
+            blocks = [block for block in blocks if block["type"] not in _THOUGHTS]
     shown = {block["id"] for block in blocks if block["type"] == "tool_use"}
-    for call in cast("list[Param]", getattr(message, "tool_calls", None) or []):
-        call_id = _safe_id(str(call.get("id") or ""))
-        if call_id and call_id not in shown:
-            name = call.get("tool") or call.get("name")
-            blocks.append({"type": "tool_use", "id": call_id, "name": name, "input": call.get("arguments") or {}})
-    return blocks
+    return blocks + [_use(call) for call in step.calls if _safe_id(call.id) not in shown]
+
+
+def _use(call: ToolCall) -> Param:
+    return {"type": "tool_use", "id": _safe_id(call.id), "name": call.name, "input": call.arguments}
+
+
+def _result(call: ToolCall, message: Message | None) -> Param:
+    answer: Param = {"type": "tool_result", "tool_use_id": _safe_id(call.id)}
+    if message is None:
+        return {**answer, "content": NO_RESULT, "is_error": True}
+    content = message.content if isinstance(message.content, str) else _user_blocks(message.content)
+    return {**answer, "content": content}
 
 
 def _assistant_block(block: Any) -> Param | None:
@@ -140,7 +122,7 @@ def _user_blocks(content: Any) -> list[Param]:
     blocks: list[Param] = []
     for block in content:
         if block.type == "image":
-            blocks.append({"type": "image", "source": block.source})
+            blocks.append({"type": "image", "source": block.source})  # the kernel's sources are this API's
         elif block.type == "text":
             blocks += _texts(block.text)
     return blocks

@@ -1,8 +1,4 @@
-"""What is known of Claude models without asking: windows, thinking, list prices.
-
-Prices in US dollars per million tokens, as Anthropic published them in November 2026. A model that is not here
-works; its window is taken for the smallest that current models have, and its cost is unknown.
-"""
+"""What is known of Claude models without asking: what their API lets a request say."""
 
 from __future__ import annotations
 
@@ -10,62 +6,56 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from amplifier_app_api.modules.kernel import Usage
+from amplifier_app_api.modules.providers.prices import ANTHROPIC, Model, known
 
 DEFAULT_MODEL = "claude-sonnet-5-5"
 
-_MILLION = Decimal(1_000_000)
-_CACHE_READ = Decimal("0.1")  # of the input price
-_CACHE_WRITE = Decimal("1.25")
+_UNKNOWN = Model(200_000, 64_000)  # the smallest that current models have
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    context_window: int = 200_000
-    max_output_tokens: int = 64_000
-    adaptive_thinking: bool = True  # thinks as much as it wants; older ones must be given a budget
-    input_price: Decimal | None = None
-    output_price: Decimal | None = None
+class Manners:
+    """What a model's API takes; anything else is an error there."""
+
+    adaptive: bool = True  # thinks as much as it wants; older ones must be given a budget
+    budget: bool = False  # may be given one
+    sampling: bool = True  # temperature, top_p
+    always: bool = False  # thinks whether asked or not
+    forced: bool = True  # may be told to call a tool
 
 
-def _model(window: int, output: int, adaptive: bool, input_price: str, output_price: str) -> ModelFacts:
-    return ModelFacts(window, output, adaptive, Decimal(input_price), Decimal(output_price))
-
-
-_UNKNOWN = ModelFacts()
-_KNOWN = {
-    "claude-fable-5-1": _model(1_000_000, 128_000, True, "10", "50"),
-    "claude-fable-5": _model(1_000_000, 128_000, True, "10", "50"),
-    "claude-opus-5-5": _model(1_000_000, 128_000, True, "4", "20"),
-    "claude-opus-5": _model(1_000_000, 128_000, True, "5", "25"),
-    "claude-sonnet-5-5": _model(1_000_000, 128_000, True, "2", "10"),
-    "claude-sonnet-5": _model(1_000_000, 128_000, True, "2", "10"),
-    "claude-haiku-5-5": ModelFacts(1_000_000, 128_000),  # its price depends on more than tokens
-    "claude-opus-4-8": _model(1_000_000, 128_000, True, "5", "25"),
-    "claude-opus-4-7": _model(1_000_000, 128_000, True, "5", "25"),
-    "claude-opus-4-6": _model(1_000_000, 128_000, True, "5", "25"),
-    "claude-sonnet-4-6": _model(1_000_000, 64_000, True, "3", "15"),
-    "claude-opus-4-5": _model(200_000, 64_000, False, "5", "25"),
-    "claude-sonnet-4-5": _model(200_000, 64_000, False, "3", "15"),
-    "claude-haiku-4-5": _model(200_000, 64_000, False, "1", "5"),
-    "claude-opus-4-1": _model(200_000, 32_000, False, "15", "75"),
+_BUDGETED = Manners(adaptive=False, budget=True)
+_EITHER = Manners(budget=True)
+_ADAPTIVE = Manners(sampling=False)
+_ALWAYS = Manners(sampling=False, always=True)
+_NEWEST = Manners(sampling=False, always=True, forced=False)
+_MANNERS = {
+    "claude-fable-5-1": _NEWEST,
+    "claude-opus-5-5": _NEWEST,
+    "claude-sonnet-5-5": _NEWEST,
+    "claude-haiku-5-5": _NEWEST,
+    "claude-fable-5": _ALWAYS,
+    "claude-opus-5": _ADAPTIVE,
+    "claude-sonnet-5": _ADAPTIVE,
+    "claude-opus-4-8": _ADAPTIVE,
+    "claude-opus-4-7": _ADAPTIVE,
+    "claude-opus-4-6": _EITHER,
+    "claude-sonnet-4-6": _EITHER,
+    "claude-opus-4-5": _BUDGETED,
+    "claude-sonnet-4-5": _BUDGETED,
+    "claude-haiku-4-5": _BUDGETED,
+    "claude-opus-4-1": _BUDGETED,
 }
+_UNKNOWN_MANNERS = _EITHER
 
 
-def facts_of(model: str) -> ModelFacts:
-    """By name; a date behind the name (`claude-sonnet-4-5-20250929`) changes nothing."""
-    known = _KNOWN.get(model)
-    if known is not None:
-        return known
-    name, _, date = model.rpartition("-")
-    return _KNOWN.get(name, _UNKNOWN) if len(date) == 8 and date.isdigit() else _UNKNOWN
+def facts_of(model: str) -> Model:
+    return known(ANTHROPIC, model) or _UNKNOWN
+
+
+def manners_of(model: str) -> Manners:
+    return _MANNERS.get(model) or _MANNERS.get(model.rpartition("-")[0]) or _UNKNOWN_MANNERS
 
 
 def cost_of(model: str, usage: Usage) -> Decimal | None:
-    """The list price of one call; None where prices are not known."""
-    facts = facts_of(model)
-    if facts.input_price is None or facts.output_price is None:
-        return None
-    read, written = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
-    fresh = usage.input_tokens - read - written
-    weighed = fresh + read * _CACHE_READ + written * _CACHE_WRITE
-    return (weighed * facts.input_price + usage.output_tokens * facts.output_price) / _MILLION
+    return facts_of(model).cost(usage)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from amplifier_app_api.modules.kernel import (
     ChatResponse,
@@ -17,9 +16,9 @@ from amplifier_app_api.modules.kernel import (
     Usage,
 )
 from amplifier_app_api.modules.providers.anthropic_models import cost_of
+from amplifier_app_api.modules.providers.anthropic_options import PROVIDER
+from amplifier_app_api.modules.providers.call_arguments import arguments_of
 from amplifier_app_api.modules.providers.wire import AttemptStream
-
-PROVIDER = "anthropic"
 
 _STREAM_TYPES = {"text": "text", "thinking": "thinking", "redacted_thinking": "thinking", "tool_use": "tool_use"}
 _COUNTS = (
@@ -148,14 +147,7 @@ class Reply:
                 return None if arguments is None else ToolCallBlock(id=block.id, name=block.name, input=arguments)
 
     def _arguments(self, text: str) -> dict[str, Any] | None:
-        """A call's arguments; None for a call that was cut off by the limit on tokens, and is not made."""
-        try:
-            arguments: Any = json.loads(text or "{}", parse_constant=str)
-        except ValueError as error:
-            if self._stop_reason == "max_tokens":
-                return None
-            raise StreamError("A tool call's arguments are broken", provider=PROVIDER, model=self._model) from error
-        return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
+        return arguments_of(text, cut_off=self._stop_reason == "max_tokens", provider=PROVIDER, model=self._model)
 
     def _usage(self) -> Usage:
         """`input_tokens` includes what was read from and written to the cache; the API counts these apart."""

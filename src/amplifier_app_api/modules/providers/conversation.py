@@ -1,13 +1,21 @@
-"""Where a conversation stands, read off its messages alone, so that it is the same after a restart."""
+"""What providers read off a conversation's messages alone, so that it is the same after a restart.
+
+`standing` tells where it stands. `steps_of` gives it in the order that model APIs insist on: every reply that
+calls tools is followed at once by one result for each call. What does not fit is mended here, never in what
+is stored.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
-from amplifier_app_api.modules.kernel import Message, TextBlock
+from amplifier_app_api.modules.kernel import Message, TextBlock, ToolCall
+
+NO_RESULT = "No result: the call was interrupted"
 
 # Agents slip texts into user messages; neither is what the user said.
 _REMINDER = re.compile(r"<system-reminder.*?</system-reminder>", re.DOTALL)
@@ -20,6 +28,86 @@ class Standing:
     number: int  # how many things the user has said, this one included
     results: list[str]  # what tools answered since
     rounds: int  # replies since that called tools
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One move of a conversation. `system` is what stands in front; a later instruction is an `aside`."""
+
+    kind: Literal["system", "aside", "user", "reply", "results"]
+    message: Message  # for results, the reply that asked for them
+    calls: Sequence[ToolCall] = ()  # of a reply, and of its results
+    results: Mapping[str, Message] | None = None  # by call; a call that is missing here has no result
+
+
+def steps_of(messages: Sequence[Message]) -> Iterator[Step]:
+    begun = False
+    for position, message in enumerate(messages):
+        match message.role:
+            case "system" | "developer":
+                yield Step("aside" if begun else "system", message)
+            case "assistant":
+                begun = True
+                calls = calls_of(message)
+                yield Step("reply", message, calls)
+                if calls:
+                    yield Step("results", message, calls, _results_after(messages, position))
+            case "user":
+                begun = True
+                yield Step("user", message)
+            case _:
+                pass  # tool results went with the calls they answer; without one they mean nothing
+
+
+def calls_of(message: Message) -> list[ToolCall]:
+    """The tools a reply calls, each once: loops store calls as blocks and as a list beside the content."""
+    calls: dict[str, ToolCall] = {}
+    if not isinstance(message.content, str):
+        for block in message.content:
+            if block.type == "tool_call":
+                calls[block.id] = ToolCall(id=block.id, name=block.name, arguments=block.input)
+    for told in cast("list[dict[str, Any]]", getattr(message, "tool_calls", None) or []):
+        call = cast("dict[str, Any]", told.get("function") or told)
+        call_id, name = str(told.get("id") or ""), str(call.get("tool") or call.get("name") or "")
+        if call_id and name and call_id not in calls:
+            calls[call_id] = ToolCall(id=call_id, name=name, arguments=_arguments(call.get("arguments")))
+    return list(calls.values())
+
+
+def _arguments(told: Any) -> dict[str, Any]:
+    """As an object; other hosts' loops may have stored them as JSON text."""
+    if isinstance(told, str):
+        try:
+            told = json.loads(told)
+        except ValueError:
+            told = None
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+
+
+def repairs_of(step: Step) -> list[dict[str, str]]:
+    """The calls of a `results` step without a result, as `CallReport.repaired` tells them."""
+    results = step.results or {}
+    return [{"tool_call_id": call.id, "tool_name": call.name} for call in step.calls if call.id not in results]
+
+
+def reminder(text: str) -> str:
+    """An instruction in the middle of a conversation, for an API that takes them only in front.
+
+    It stays in its place, so that what is before it stays as it was and can be read from a cache.
+    """
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+def _results_after(messages: Sequence[Message], position: int) -> dict[str, Message]:
+    """The tool results between this reply and the next, by call."""
+    results: dict[str, Message] = {}
+    for following in range(position + 1, len(messages)):
+        message = messages[following]
+        if message.role == "assistant":
+            break
+        if message.role in ("tool", "function") and message.tool_call_id:
+            results[message.tool_call_id] = message
+    return results
 
 
 def standing(messages: Sequence[Message], *, count: bool = True) -> Standing:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from amplifier_app_api.modules.kernel import (
     LLM_REQUEST,
     LLM_RESPONSE,
     PROVIDER_RETRY,
+    PROVIDER_TOOL_SEQUENCE_REPAIRED,
     STREAM_ABORTED,
     STREAM_BLOCK_DELTA,
     STREAM_BLOCK_END,
     STREAM_BLOCK_START,
     ChatRequest,
+    ChatResponse,
     LLMError,
     Usage,
 )
@@ -72,6 +75,23 @@ class CallReport:
         self._hooks = hooks
         self._who = {"provider": provider, "model": model}
         self._started = time.monotonic()
+
+    async def of(self, work: Callable[[], Awaitable[ChatResponse]], request: ChatRequest, **facts: Any) -> ChatResponse:
+        """Do one call's work and tell how it began and ended. The facts go into `llm:request`."""
+        await self.requested(request, **facts)
+        try:
+            response = await work()
+        except LLMError as error:
+            await self.failed(error)
+            raise
+        await self.answered(cast("Usage", response.usage))
+        return response
+
+    async def repaired(self, repairs: list[dict[str, str]]) -> None:
+        """Tool calls without a result got one: `tool_call_id` and `tool_name` of each. Nothing when there are none."""
+        if repairs and self._hooks is not None:
+            facts = {"provider": self._who["provider"], "repair_count": len(repairs), "repairs": repairs}
+            await self._hooks.emit(PROVIDER_TOOL_SEQUENCE_REPAIRED, facts)
 
     async def requested(self, request: ChatRequest, **facts: Any) -> None:
         await self._emit(LLM_REQUEST, {"message_count": len(request.messages), **facts})

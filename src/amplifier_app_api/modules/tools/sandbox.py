@@ -17,6 +17,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .refusals import Refused  # relative: the search worker loads this package without the server around it
+
 _WALKS = os.open in os.supports_dir_fd and os.rename in os.supports_dir_fd
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW
@@ -24,8 +26,8 @@ _READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
 
 
-class FileRefused(Exception):
-    """A file that may not or cannot be used; the text is a sentence for the model."""
+class FileRefused(Refused):
+    """A file that may not or cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,21 @@ class Place:
 
     @property
     def shown(self) -> str:
-        return "/".join(self.parts) or "."
+        return printable("/".join(self.parts)) or "."
 
     @property
     def path(self) -> Path:
         return self.root.joinpath(*self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing below a folder. `name` is its path from there; a link is no folder and no file, wherever it leads."""
+
+    name: str
+    is_folder: bool
+    is_file: bool
+    size: int
 
 
 class Sandbox:
@@ -49,6 +61,11 @@ class Sandbox:
 
     def __init__(self, roots: Sequence[str | Path]) -> None:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
+
+    @property
+    def roots(self) -> list[str]:
+        """The folders, the first one first; empty when there is none."""
+        return [str(root) for root in self._roots]
 
     def locate(self, path: str) -> Place:
         """Where `path` leads; `FileRefused` when that is outside."""
@@ -60,10 +77,16 @@ class Sandbox:
             real = Path(os.path.realpath(self._roots[0] / path))
         except OSError as error:
             raise FileRefused(f"{path}: {error.strerror}") from error
+        except ValueError as error:  # half a character, which no file system has
+            raise FileRefused(f"{printable(path)} is no path") from error
         for root in self._roots:
             if real.is_relative_to(root):
                 return Place(root, real.relative_to(root).parts)
         raise FileRefused(f"{path} lies outside the folders this session may use")
+
+    def told(self, place: Place) -> str:
+        """A place by the path that leads there: relative below the first root, absolute below others."""
+        return place.shown if place.root == self._roots[0] else printable(str(place.path))
 
     def read(self, place: Place, limit: int) -> bytes:
         """The whole file; `FileRefused` when it is no ordinary file or larger than `limit` bytes."""
@@ -100,20 +123,70 @@ class Sandbox:
                     _unlink(draft, folder)
                 raise
 
-    def entries(self, place: Place, *, most: int) -> Iterator[tuple[str, bool]]:
-        """Everything below a folder, as (path relative to it, is a folder), sorted; links are named, not followed."""
-        seen = 0
-        with _told(place):
-            if not place.path.is_dir():
-                raise FileRefused(f"{place.shown} is not a folder")
-            for parent, folders, files in os.walk(place.path, followlinks=False):
-                folders.sort()
-                below = Path(parent).relative_to(place.path)
-                for name, is_folder in sorted([(n, True) for n in folders] + [(n, False) for n in files]):
-                    seen += 1
-                    if seen > most:
-                        return
-                    yield (below / name).as_posix(), is_folder
+    def walk(self, place: Place, *, most: int, skip: frozenset[str] = frozenset()) -> Iterator[Found]:
+        """Everything below a folder, each folder's own entries sorted and before what lies deeper.
+
+        Links are named, not followed. Folders called as in `skip` are left out with all that is in them. Ends
+        after `most` entries.
+        """
+        left = most
+        pending: list[tuple[str, ...]] = [()]
+        while pending:
+            below = pending.pop()
+            try:
+                listed = _list(Place(place.root, place.parts + below), place)
+            except FileRefused:
+                if not below:
+                    raise
+                continue  # gone since it was seen, or a link by now, or not ours to read
+            deeper: list[tuple[str, ...]] = []
+            for found in listed:
+                if found.is_folder and found.name in skip:
+                    continue
+                if not left:
+                    return
+                left -= 1
+                yield Found("/".join((*below, found.name)), found.is_folder, found.is_file, found.size)
+                if found.is_folder:
+                    deeper.append((*below, found.name))
+            pending += reversed(deeper)
+
+
+def printable(name: str) -> str:
+    """A name of the file system as text that can be stored and sent; bytes that are no text become a mark."""
+    return name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _list(folder: Place, told_of: Place) -> list[Found]:
+    """The entries of a folder, sorted by name."""
+    with _told(told_of), _folder_of(folder) as descriptor:
+        if descriptor is None and not folder.path.is_dir():
+            raise FileRefused(f"{told_of.shown} is not a folder")
+        with os.scandir(folder.path if descriptor is None else descriptor) as entries:
+            return sorted(map(_found, entries), key=lambda found: found.name)
+
+
+def _found(entry: os.DirEntry[str]) -> Found:
+    is_file = entry.is_file(follow_symlinks=False)
+    size = 0
+    if is_file:
+        with contextlib.suppress(OSError):
+            size = entry.stat(follow_symlinks=False).st_size
+    return Found(entry.name, entry.is_dir(follow_symlinks=False), is_file, size)
+
+
+@contextlib.contextmanager
+def _folder_of(place: Place) -> Generator[int | None]:
+    """A descriptor of the folder `place` itself, reached without following links."""
+    with _parent_of(place) as parent:
+        if parent is None:
+            yield None
+            return
+        descriptor = os.open(place.parts[-1] if place.parts else ".", _FOLDER, dir_fd=parent)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -125,6 +198,8 @@ def _told(place: Place) -> Generator[None]:
         raise FileRefused(f"{place.shown} does not exist") from error
     except IsADirectoryError as error:
         raise FileRefused(f"{place.shown} is a folder") from error
+    except NotADirectoryError as error:
+        raise FileRefused(f"{place.shown} is not a folder, or below something that is none") from error
     except OSError as error:
         raise FileRefused(f"{place.shown}: {error.strerror or 'cannot be used'}") from error
 

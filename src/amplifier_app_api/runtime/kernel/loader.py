@@ -130,6 +130,12 @@ class ModuleTable:
         """The ids of the modules that are installed as distributions."""
         return frozenset(self._installed_table())
 
+    def summary(self, module_id: str) -> str | None:
+        """What the distribution of an installed module says of itself in a line."""
+        entry = self._installed_table().get(module_id)
+        told = None if entry is None or entry.dist is None else entry.dist.metadata
+        return told["Summary"] if told is not None and "Summary" in told else None
+
     def _installed_table(self) -> Mapping[str, importlib.metadata.EntryPoint]:
         if self._entry_points is None:
             self._entry_points = {
