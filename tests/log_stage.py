@@ -23,6 +23,7 @@ from amplifier_app_api.models.event import (
 )
 from amplifier_app_api.models.session import Session, SessionStatus
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
+from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.runtime.following import Following
 from amplifier_app_api.runtime.recorder import Ending, Recorder, TurnKey, Unit
 from amplifier_app_api.storage import Database
@@ -165,7 +166,7 @@ class TurnStage:
     async def end(self) -> None:
         """The turn is over."""
         unit = Unit(events=[TurnCompleted(stop_reason="end_turn", response="ok", usage=TokenUsage())])
-        ending = Ending(TurnStatus.COMPLETED, StopReason.END_TURN, unit, {}, TokenUsage())
+        ending = Ending(TurnStatus.COMPLETED, StopReason.END_TURN, unit, {}, Spent(), Spent(), TokenUsage())
         assert await self.recorder.end(ending)
 
     def follow(self, after: str | int = 0) -> "Reader":

@@ -185,6 +185,9 @@ class Settings(BaseSettings):
         tuple[Annotated[str, AfterValidator(_allowed_variable)], ...], NoDecode, BeforeValidator(_comma_list)
     ] = PROVIDER_KEYS
     default_config: Switch = True
+    commands_unsandboxed: Literal["refuse", "ask", "allow"] = "refuse"
+    commands_network: Switch = False
+    mcp_programs: Switch = True
 
     max_body_bytes: Size = 4 * 2**20
     max_document_bytes: Size = 2**20

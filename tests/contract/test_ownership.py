@@ -18,6 +18,7 @@ from amplifier_app_api.storage.lifecycle import create_session
 from amplifier_app_api.storage.nodes import NodeIdentity, SeenNode, beat, database_ms, forget, register, seen_nodes
 from amplifier_app_api.storage.ownership import OpenTurn, claim, epochs_of, release_all, survey, take_over
 from amplifier_app_api.storage.sessions import SessionRecord, get_session
+from seals import PLAIN
 
 HERE = "default"
 LOST = EndFromRows(TurnStatus.INTERRUPTED, StopReason.NODE_LOST, "Lost.")
@@ -62,6 +63,7 @@ async def accepted(db: Database, session_id: str, node_id: str, *, position: int
         node_id=node_id,
         expected_position=position,
         notices=[],
+        seals=PLAIN,
     )
     return turn
 

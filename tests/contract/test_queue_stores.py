@@ -39,6 +39,7 @@ from amplifier_app_api.storage.steering import SteeringMessage, mark_used, pendi
 from amplifier_app_api.storage.stopping import stop_turn, wish_to_stop
 from amplifier_app_api.storage.tables import event_deltas
 from amplifier_app_api.storage.turns import QueuedTurn, get_turn, list_turns, next_queued, open_turn_of
+from seals import PLAIN
 
 HERE = "default"
 NODE = "here"
@@ -94,6 +95,7 @@ async def running(db: Database, session_id: str, *, position: int = 0) -> str:
         node_id=NODE,
         expected_position=position,
         notices=[],
+        seals=PLAIN,
     )
     return accepted.key.turn_id
 
@@ -170,7 +172,14 @@ async def test_a_message_does_not_go_before_those_that_wait_unless_it_interrupts
     from amplifier_app_api.models.session import WhenBusy
 
     turn = await queued(db, session_id, "first")
-    options = {"tenant_id": HERE, "session_id": session_id, "node_id": NODE, "expected_position": 0, "notices": []}
+    options = {
+        "tenant_id": HERE,
+        "session_id": session_id,
+        "node_id": NODE,
+        "expected_position": 0,
+        "notices": [],
+        "seals": PLAIN,
+    }
 
     with pytest.raises(SessionBusy) as refused:
         await accept(db, Incoming("second"), **options)

@@ -26,6 +26,7 @@ from amplifier_app_api.storage.messages import NewMessage, all_messages
 from amplifier_app_api.storage.sessions import SessionRecord, advance, get_session
 from amplifier_app_api.storage.stopping import stop_turn
 from amplifier_app_api.storage.turns import end_turn, insert_turn, open_turn_of
+from seals import PLAIN
 
 HERE = "default"
 
@@ -68,6 +69,7 @@ async def accepted(db: Database, session_id: str, *, position: int = 0) -> Accep
         node_id="here",
         expected_position=position,
         notices=[],
+        seals=PLAIN,
     )
     return turn
 
@@ -81,8 +83,9 @@ def recorder_of(db: Database, turn: Accepted) -> Recorder:
 def ending(turn: Accepted, *, new_epoch: bool = False) -> Ending:
     outcome = Outcome(turn.key.turn_id, TurnStatus.COMPLETED, StopReason.END_TURN, "ok", TokenUsage())
     values = {"response": "ok", "code": None, "error": None, "iterations": 1, "tool_calls": 0}
+    unit = Unit(events=[outcome.event()])
     return Ending(
-        TurnStatus.COMPLETED, StopReason.END_TURN, Unit(events=[outcome.event()]), values, Spent(), Spent(), new_epoch
+        TurnStatus.COMPLETED, StopReason.END_TURN, unit, values, Spent(), Spent(), turn.used, new_epoch=new_epoch
     )
 
 

@@ -209,7 +209,7 @@ async def test_a_folder_without_a_bottom_is_listed_to_a_bound(room: Room) -> Non
         "ln -s {secret} link; cat link",
         "ln {secret} hard; cat hard",
         "cat /proc/1/root{secret}; cat /proc/self/root{secret}",
-        "cat /etc/shadow /root/.ssh/id_rsa /root/.bash_history",
+        "cat /etc/shadow ~root/.ssh/id_rsa ~root/.bash_history",
         "find / -name secret.txt 2>/dev/null",
         "mount --bind / /tmp/x; unshare -r cat {secret}; chroot / cat {secret}",
         "cd ../..; cat */secret.txt",

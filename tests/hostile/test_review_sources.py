@@ -101,7 +101,9 @@ async def test_a_key_of_the_server_in_a_source_that_is_had_is_told_to_nobody_and
     ],
 )
 async def test_a_password_in_an_address_is_in_no_refusal(address: str, tmp_path: Path) -> None:
-    text = f'{ENTRY}tools: [{{module: tool-x, source: "{address}"}}]\n'.replace("['foundation:minimal']", f'["{address}"]')
+    text = f'{ENTRY}tools: [{{module: tool-x, source: "{address}"}}]\n'.replace(
+        "['foundation:minimal']", f'["{address}"]'
+    )
     fetcher = SourceFetcher(tmp_path / "cache", SourcePolicy.of())
 
     prepared = await prepare(parse_document(text), sources=Sources(builtin_modules=BUILTIN, fetch=fetcher.fetch))

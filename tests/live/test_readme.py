@@ -60,7 +60,7 @@ QUICKSTART: dict[str, tuple[int, list[str]]] = {
 
 PLANNED = [
     "Includes\n└── foundation\n    ├── foundation:behaviors/agents (behavior-agents)\n",
-    "provider-anthropic  provider      builtin  mended.yaml:8",
+    "provider-anthropic  provider  builtin  mended.yaml:8",
     "ANTHROPIC_API_KEY  /providers/0/config/api_key  session",
     "/providers/0/config/api_key  ${ANTHROPIC_API_KEY}  mended.yaml:10",
     "mended.yaml: can run\n",

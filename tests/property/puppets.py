@@ -103,14 +103,12 @@ class Stage:
         """What comes next in a conversation: the pieces of a text, and calls."""
         self._criticize(messages)
         said = [(index, *plan_of(str(one.content))) for index, one in enumerate(messages) if one.role == "user"]
-        last, planned = said[-1], [one for one in said if one[2]]
-        if planned:
-            index, label, plan = planned[-1]
-            done = sum(message.role == "assistant" for message in messages[index:])
-            if done < len(plan):
-                pieces, tools = plan[done]
-                return pieces, [self._call(tool, f"{label}.{done}.{place}") for place, tool in enumerate(tools)]
-        return ["heard ", last[1]], []
+        index, label, plan = said[-1]
+        done = sum(message.role == "assistant" for message in messages[index:])
+        if done < len(plan):
+            pieces, tools = plan[done]
+            return pieces, [self._call(tool, f"{label}.{done}.{place}") for place, tool in enumerate(tools)]
+        return ["heard ", label], []
 
     def _call(self, tool: str, label: str) -> Call:
         return Call(f"call_{next(self._numbers)}", tool, label)

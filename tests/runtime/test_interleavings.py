@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from amplifier_app_api.core import SessionManager
+from amplifier_app_api.core.approvals import ApprovalManager
 from amplifier_app_api.core.config_manager import ConfigManager
 from amplifier_app_api.core.session_copies import SessionCopies
 from amplifier_app_api.events.delta_log import DeltaLog
-from amplifier_app_api.models.session import ForkRequest
-from amplifier_app_api.runtime.accept import Incoming
+from amplifier_app_api.models.page import PageRequest
+from amplifier_app_api.models.session import ForkRequest, WhenBusy
+from amplifier_app_api.runtime.accept import Incoming, SessionBusy
+from amplifier_app_api.runtime.approvals import ApprovalBoard
 from amplifier_app_api.storage import Database
 from runtime_bundles import bundle_text, from_folder
 from runtime_faults import provider
@@ -110,6 +113,49 @@ async def test_a_loop_hears_messages_in_the_order_they_were_sent_whichever_serve
 
     said = [content for role, content in await chat.transcript() if role == "user"]
     assert said == ["go", "first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("policy", list(WhenBusy))
+async def test_a_server_whose_turn_was_interrupted_through_another_one_takes_messages_before_it_has_heard_of_it(
+    open_chat: Any, make_sessions: MakeSessions, tmp_path: Path, policy: WhenBusy
+) -> None:
+    chat = await open_chat(bundle_text(provider=provider(tmp_path, "import asyncio; await asyncio.Event().wait()")))
+    await chat.sessions.create_turn(chat.session_id, "here")
+    elsewhere = await chat.reopened(make_sessions())
+    running = await elsewhere.sessions.create_turn(chat.session_id, "elsewhere", when_busy=WhenBusy.INTERRUPT)
+
+    async with asyncio.timeout(5):
+        if policy is WhenBusy.REJECT:
+            with pytest.raises(SessionBusy) as refused:
+                await chat.sessions.accept_message(chat.session_id, "and now?", when_busy=policy)
+            assert refused.value.turn_id == running.turn_id
+            return
+        sent = await chat.sessions.accept_message(chat.session_id, "and now?", when_busy=policy)
+
+    status = {WhenBusy.QUEUE: "queued", WhenBusy.STEER: "pending", WhenBusy.INTERRUPT: "running"}[policy]
+    assert sent.status == status
+    assert (sent.turn_id == running.turn_id) is (policy is WhenBusy.STEER)
+
+
+async def test_an_answer_that_comes_through_another_server_while_its_turn_is_cancelled_is_what_the_log_says(
+    open_chat: Any, db: Database
+) -> None:
+    asks = bundle_text(
+        tools=[from_folder("tool-compass")],
+        hooks=[from_folder("hooks-doorman", options=["allow", "deny"])],
+        replies=['[[tool: compass {"of": "east"}]] [[then: done]]'],
+    )
+    chat = await open_chat(asks)
+    await chat.sessions.create_turn(chat.session_id, "go")
+    await events_until(chat, lambda events: "approval.requested" in [event["type"] for event in events])
+    elsewhere = ApprovalManager(db, board=ApprovalBoard(db, limit=timedelta(hours=1)))
+    [asked] = (await elsewhere.page_approvals(PageRequest())).items
+
+    await elsewhere.answer(chat.session_id, asked.approval_id, "deny")
+    await chat.sessions.cancel(chat.session_id)
+
+    [told] = [event for event in await chat.events() if event["type"] == "approval.resolved"]
+    assert (told["status"], told["decision"]) == ("answered", "deny")
 
 
 async def at_the_gate(chat: Any) -> asyncio.Task[Any]:

@@ -26,6 +26,7 @@ from amplifier_app_api.storage.sessions import get_session
 from amplifier_app_api.storage.stopping import wish_to_stop
 from runtime_bundles import bundle_text, from_folder
 from runtime_faults import provider
+from seals import PLAIN
 
 Chat = Any
 MakeSessions = Callable[..., SessionManager]
@@ -264,6 +265,7 @@ async def test_a_turn_that_lost_its_task_in_its_own_process_is_found_and_gone_on
         node_id=runtime.options.node_id,
         expected_position=0,
         notices=[],
+        seals=PLAIN,
     )
 
     await runtime.recovery.look(lambda seen: True)

@@ -281,7 +281,7 @@ def _patch(
     def edit(session: Session) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if "title" in changes:
-            values["title"] = changes["title"]
+            values |= {"title": changes["title"], "titled": 0}
         if "tags" in changes:
             values["tags"] = merged_tags(session.tags, changes["tags"])
         status = SessionStatus(changes.get("status") or session.status)

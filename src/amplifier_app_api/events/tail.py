@@ -29,6 +29,16 @@ class Writer(Protocol):
         ...
 
 
+class _Nobody:
+    """Writes no turn."""
+
+    def saw(self, events: Sequence[StoredEvent]) -> None:
+        pass
+
+    def look(self) -> None:
+        pass
+
+
 class Piece:
     """Text of one block that was told in one go, between two durable events. What it grows from is `offset`."""
 
@@ -81,7 +91,7 @@ class Tail:
         self.turn_id = turn_id
         self.epoch = epoch
         self.seq = seq
-        self.writer = writer
+        self.writer: Writer = writer
         self.pieces: list[Piece] = []
         self.closed = False
         self._on_text = on_text
@@ -134,6 +144,7 @@ class Tail:
     def close(self) -> None:
         """The turn says nothing more."""
         self.closed = True
+        self.writer = _Nobody()
         self.pieces = []
         self._unwritten = []
         self._open = None

@@ -33,8 +33,10 @@ _SIGNATURES: Mapping[str, tuple[bytes, ...]] = {
 
 def _told_apart(*types: str) -> Discriminator:
     def form(value: Any) -> str | None:
-        kind: Any = cast("Mapping[str, Any]", value).get("type") if isinstance(value, Mapping) else None
-        kind = getattr(value, "type", kind)
+        if isinstance(value, BaseModel):
+            kind: Any = vars(value).get("type")
+        else:
+            kind = cast("Mapping[str, Any]", value).get("type") if isinstance(value, Mapping) else None
         return FORM + kind if kind in types else None
 
     return Discriminator(

@@ -3,7 +3,8 @@
 Everything goes through the standard library: `logging.getLogger(__name__).info("turn ended", extra={...})`.
 structlog renders it, as text for a person at a terminal and as JSON elsewhere, and adds what is bound for the
 request, the session and the turn at hand (`log_context`). Libraries are heard from `warning` on: below that
-some of them tell what they send. What looks like a secret is masked whoever wrote it.
+some of them tell what they send. What looks like a secret is masked whoever wrote it, and so is
+what the session at hand knows to be one.
 """
 
 import logging
@@ -15,6 +16,8 @@ import orjson
 import structlog
 from structlog.contextvars import bound_contextvars as log_context
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from amplifier_app_api.observability.redaction import hiding
 
 __all__ = ["configure_logging", "log_context"]
 
@@ -80,7 +83,8 @@ def _mask(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 def masked(value: Any) -> Any:
     """`value` with everything hidden that looks like a secret, at any depth."""
     if isinstance(value, str):
-        return SECRET_TEXT.sub(MASK, value)
+        hide = hiding.get()
+        return SECRET_TEXT.sub(MASK, value if hide is None else hide(value))
     if isinstance(value, dict):
         pairs = cast("dict[Any, Any]", value).items()
         return {key: MASK if SECRET_NAME.search(str(key)) and part else masked(part) for key, part in pairs}

@@ -1,8 +1,13 @@
-"""Which names hold secrets: what they name is never shown, logged or planned."""
+"""What is secret: which names hold it, and what is to be hidden in the context at hand."""
 
+import contextvars
 import re
+from collections.abc import Callable
 
 MASK = "***"
+
+hiding: contextvars.ContextVar[Callable[[str], str] | None] = contextvars.ContextVar("hiding", default=None)
+"""How the secrets of the session at hand are masked in what is logged."""
 
 _SECRET_NAME = re.compile(
     r"api[_-]?key|token|secret|password|passwd|credential|authorization|private[_-]?key|access[_-]?key", re.IGNORECASE

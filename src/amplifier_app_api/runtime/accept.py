@@ -14,6 +14,7 @@ from amplifier_app_api.models.event import MessageUser, Notice, TurnStarted
 from amplifier_app_api.models.session import SessionStatus, WhenBusy
 from amplifier_app_api.models.turn import Budget
 from amplifier_app_api.runtime.budget import Budgets
+from amplifier_app_api.runtime.journal import RowOfUser, Seals, said_by_user
 from amplifier_app_api.runtime.recorder import Effect, TurnKey, Unit, write_unit
 from amplifier_app_api.runtime.turn import Accepted, Turn
 from amplifier_app_api.storage.clock import utc_now
@@ -103,20 +104,22 @@ async def accept(
     node_id: str,
     expected_position: int,
     notices: list[Notice],
+    seals: Seals,
     budgets: Budgets | None = None,
     expected_revision: int | None = None,
 ) -> tuple[Accepted, list[StoredEvent]]:
     """Store a message and the turn that answers it, with the turn's first events; the session is then this node's.
 
     `expected_position` is where the transcript ends in this process's memory, `expected_revision` what it runs there,
-    unless that does not matter. `SessionMoved`: the session is closed,
-    gone, or somebody else wrote to it. `SessionBusy`: a turn runs, or others wait, unless the message interrupts.
-    `KeyTaken`: a request with the same key was before this one. `QuotaExceeded`: a budget is used up.
+    unless that does not matter; `seals` says what of a message its rows may hold. `SessionMoved`: the session is
+    closed, gone, or somebody else wrote to it. `SessionBusy`: a turn runs, or others wait, unless the message
+    interrupts. `KeyTaken`: a request with the same key was before this one. `QuotaExceeded`: a budget is used up.
     """
     key = TurnKey(tenant_id, session_id, str(uuid.uuid4()))
     try:
         known = (expected_position, expected_revision)
-        return await db.write(_accept, key, incoming, node_id, known, notices, budgets or Budgets())
+        row = seals.row_of_user(incoming.content, incoming.context, incoming.kernel_content)
+        return await db.write(_accept, key, incoming, row, node_id, known, notices, budgets or Budgets())
     except DatabaseUnavailable:
         # The commit may have held and only the answer been lost: then there is a turn, and it must run.
         found = await _accepted_all_the_same(db, key, incoming)
@@ -165,6 +168,7 @@ def _find_accepted(conn: Connection, key: TurnKey, incoming: Incoming) -> tuple[
         last_position=position,
         config_id=record.session.config_id,
         revision=record.session.revision,
+        used=record.session.usage,
         budget=incoming.budget,
     )
     return accepted, stored
@@ -174,6 +178,7 @@ def _accept(
     conn: Connection,
     key: TurnKey,
     incoming: Incoming,
+    row: RowOfUser,
     node_id: str,
     known: tuple[int, int | None],
     notices: list[Notice],
@@ -215,17 +220,17 @@ def _accept(
         message_id=message_id,
         turn_id=key.turn_id,
         role="user",
-        content=incoming.content,
-        context=incoming.context,
+        content=row.content,
+        context=row.context,
         created_at=now,
-        kernel={"role": "user", "content": incoming.kernel_content},
+        kernel=row.kernel,
     )
     unit = Unit(
         messages=[message],
         events=[
             *notices,
             TurnStarted(message_id=message_id),
-            MessageUser(message_id=message_id, content=shown_content(incoming.content)),
+            MessageUser(message_id=message_id, content=shown_content(row.content)),
         ],
         effects=[*incoming.effects],
     )
@@ -240,6 +245,7 @@ def _accept(
         last_position=counters.last_position,
         config_id=admitted.config_id,
         revision=admitted.revision,
+        used=counters.usage,
         budget=incoming.budget,
         standing=standing,
     )
@@ -258,18 +264,20 @@ def _why_not(conn: Connection, key: TurnKey) -> Exception:
     return SessionMoved() if waiting is None else SessionBusy.with_queue(waiting.turn_id)
 
 
-def accepted_from_queue(begun: Begun, *, tenant_id: str, session_id: str) -> Accepted:
+def accepted_from_queue(begun: Begun, *, tenant_id: str, session_id: str, seals: Seals) -> Accepted:
     """What the turn of a message begins with that waited for its place."""
     counters = begun.admitted.counters
+    prompt, content = said_by_user(begun.turn.content, begun.turn.context, begun.turn.kernel, seals)
     return Accepted(
         key=TurnKey(tenant_id, session_id, begun.turn.turn_id),
         message_id=begun.turn.message_id,
-        prompt=prompt_of(begun.turn.content, begun.turn.context),
-        content=kernel_content(begun.turn.content, begun.turn.context),
+        prompt=prompt,
+        content=content,
         epoch=counters.epoch,
         last_seq=counters.last_seq,
         last_position=counters.last_position,
         config_id=begun.admitted.config_id,
         revision=begun.admitted.revision,
+        used=counters.usage,
         budget=begun.turn.budget,
     )

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import Connection
 
 from amplifier_app_api.models.approval import Approval, ApprovalStatus
-from amplifier_app_api.models.event import ApprovalRequested, ApprovalResolved
+from amplifier_app_api.models.event import ApprovalRequested, ApprovalResolved, Event
 from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.runtime.digest import digest_of
 from amplifier_app_api.runtime.kernel.approval import Question, Verdict
@@ -143,6 +143,10 @@ class ApprovalDesk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked = False
         self._closed = False
+
+    def release(self) -> None:
+        """Let go of the turn, which is over: so nothing of it holds it any longer."""
+        self._refusal, self._on_wait = _over, _heed_nothing
 
     async def recover(self) -> None:
         """Read what an earlier attempt of the turn has asked."""
@@ -339,8 +343,18 @@ class ApprovalDesk:
                 unit.events.append(_resolved(approval.model_copy(update=withdrawn) if pending else approval))
         if self._asked:
             unit.effects.append(_withdraw)
+            # Somebody may have answered elsewhere just now: that counts, and is what the log says.
+            unit.amendments.append(_as_settled)
         self._open.clear()
         self._earlier.clear()
+
+
+def _over() -> str:
+    return "the turn is over"
+
+
+def _heed_nothing(waits: bool) -> None:
+    pass
 
 
 def _effect(write: Callable[..., Any], approval: Approval, *, tenant: bool = False) -> Effect:
@@ -359,6 +373,13 @@ def _show_waiting(conn: Connection, approval: Approval) -> None:
 
 def _withdraw(conn: Connection, key: TurnKey) -> None:
     withdraw_approvals(conn, key.turn_id, now=utc_now())
+
+
+def _as_settled(conn: Connection, event: Event) -> Event:
+    if not isinstance(event, ApprovalResolved) or event.status != ApprovalStatus.WITHDRAWN:
+        return event
+    settled = approvals_by_id(conn, [event.approval_id])
+    return _resolved(settled[0]) if settled else event
 
 
 def _requested(approval: Approval) -> ApprovalRequested:

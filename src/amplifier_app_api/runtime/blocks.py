@@ -6,24 +6,41 @@ from typing import Any
 
 from amplifier_app_api.models.event import DeltaType
 from amplifier_app_api.models.fields import made_storable
+from amplifier_app_api.runtime.masking import MaskingStream, SecretMask
 
 DELTA_TYPES: Mapping[str, DeltaType] = {"text": "message.delta", "thinking": "reasoning.delta"}
 
 
 @dataclass
 class StreamedBlock:
-    """A block that is being streamed. `length` counts code points."""
+    """A block that is being streamed. `parts` are what came, `length` counts the code points that were shown.
+
+    `masking` holds back what may be a secret; without it what comes is shown, and `shown` stays empty.
+    """
 
     number: int
     type: str
     name: str | None = None
     parts: list[str] = field(default_factory=list[str])
     length: int = 0
+    masking: MaskingStream | None = None
+    shown: list[str] | None = None
 
     @property
     def text(self) -> str:
         """What has come so far."""
         return "".join(self.parts)
+
+    def mask_with(self, mask: SecretMask) -> None:
+        """Show what comes from now on as `mask` leaves it."""
+        self.masking = mask.stream()
+        if self.masking is not None and self.shown is None:
+            self.shown = list(self.parts)
+
+    @property
+    def shown_text(self) -> str:
+        """What people have seen of it."""
+        return "".join(self.parts if self.shown is None else self.shown)
 
 
 @dataclass(eq=False)
@@ -35,12 +52,15 @@ class ModelCall:
     blocks: dict[Any, StreamedBlock] = field(default_factory=dict[Any, StreamedBlock])
     answered: bool = False
     settled: bool = False
+    mask: SecretMask | None = None
 
     def block(self, key: Any, type: str, name: str | None = None) -> StreamedBlock:  # noqa: A002
         """The block of this key, opened when it is new."""
         block = self.blocks.get(key)
         if block is None:
             block = self.blocks[key] = StreamedBlock(len(self.blocks), type, name)
+            if self.mask is not None and type in DELTA_TYPES:
+                block.mask_with(self.mask)
         return block
 
     @property

@@ -190,7 +190,7 @@ def answer_of(child: ChildInTurn, outcome: Outcome, loop: Mapping[str, Any]) -> 
     metadata: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType]
     count = loop.get("turn_count")
     return {
-        "output": outcome.response or "",
+        "output": outcome.whole or outcome.response or "",
         "session_id": child.external_id,
         "status": _status(outcome, loop),
         "turn_count": count if isinstance(count, int) else 1,

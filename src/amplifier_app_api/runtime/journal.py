@@ -12,9 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from amplifier_app_api.models.content import Content, kernel_content, prompt_of
 from amplifier_app_api.runtime.digest import digest_of
 from amplifier_app_api.runtime.masking import SecretMask
 from amplifier_app_api.runtime.recorder import Effect, TurnKey
+from amplifier_app_api.runtime.shown import shown_content, shown_mapping, shown_message
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.journal import (
     FINISHED,
@@ -45,6 +47,17 @@ class Seals:
         """A JSON value as a row may hold it."""
         return {SEALED: self.seal(value)} if self.mask.json(value) != value else value
 
+    def kept_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A kernel's message dict as a row may hold it."""
+        return {SEALED: self.seal(message)} if shown_message(message, self.mask) != message else message
+
+    def row_of_user(self, content: Content, context: dict[str, Any] | None, kernel: Content) -> "RowOfUser":
+        """What a user said as a row may hold it; `kernel` is what the model is given of it."""
+        shown, beside = shown_content(content, self.mask), shown_mapping(context, self.mask)
+        message: dict[str, Any] = {"role": "user", "content": kernel}
+        masked = (shown, beside) != (content, context)
+        return RowOfUser(shown, beside, {SEALED: self.seal(message)} if masked else self.kept_message(message), masked)
+
     def whole(self, kept: Any) -> Any:
         """The value again."""
         match kept:
@@ -52,6 +65,25 @@ class Seals:
                 return self.unseal(sealed)
             case _:
                 return kept
+
+
+@dataclass(frozen=True, slots=True)
+class RowOfUser:
+    """A message of a user: what people see, and the kernel's dict, which is sealed when `masked`."""
+
+    content: Content
+    context: dict[str, Any] | None
+    kernel: dict[str, Any]
+    masked: bool
+
+
+def said_by_user(
+    content: Content, context: dict[str, Any] | None, kernel: dict[str, Any] | None, seals: Seals
+) -> tuple[str, Content]:
+    """The prompt of a stored message, and what the model is given of it. `kernel` is there when it is not all shown."""
+    if kernel is not None and SEALED in kernel:
+        content, context = seals.whole(kernel)["content"], None  # with its context in front
+    return prompt_of(content, context), kernel_content(content, context)
 
 
 class Journal:

@@ -26,14 +26,16 @@ from amplifier_app_api.bundles.variables import missing_variables
 from amplifier_app_api.errors import BadGateway, ErrorItem
 from amplifier_app_api.models.session import DegradedModule
 from amplifier_app_api.modules import BUILTIN_MODULES
+from amplifier_app_api.observability.redaction import hiding
 from amplifier_app_api.runtime.kernel.loader import ModuleTable
 from amplifier_app_api.runtime.kernel.session import KernelSession, MountFailed, Opening
 from amplifier_app_api.runtime.kernel.spawning import with_orchestrator_options
 from amplifier_app_api.runtime.kernel.tap import NoticeSink
 from amplifier_app_api.runtime.lineage import Lineage
-from amplifier_app_api.runtime.masking import SecretMask, secrets_in
+from amplifier_app_api.runtime.masking import Redactor, SecretMask, secret_variables, secrets_in
 from amplifier_app_api.runtime.options import RuntimeOptions
 from amplifier_app_api.runtime.prepared_cache import PreparedBundleCache
+from amplifier_app_api.runtime.workspace import log_folder
 
 NamesOf = Callable[[str], Awaitable[Mapping[str, str]]]
 """From a tenant to the bundle names it registered, with the URIs they stand for."""
@@ -164,7 +166,7 @@ class SessionOpener:
         )
         plan = expand(plan, scope)
         mask = SecretMask(
-            {*request.variables.values(), *self._options.source_environment().values(), *secrets_in(plan)}
+            {*secret_variables(request.variables), *self._options.source_environment().values(), *secrets_in(plan)}
         )
         prompt = request.lineage.prompt(prepared.prompt)
         working_dir = Path(request.working_dir)
@@ -179,8 +181,9 @@ class SessionOpener:
             messages=request.messages,
             parent_id=request.parent_id,
             allow_missing=request.allow_missing,
-            capabilities=request.capabilities,
+            capabilities={**self._host_capabilities(request.tenant_id), **request.capabilities},
         )
+        hidden = hiding.set(mask.text)
         try:
             async with asyncio.timeout(self._options.prepare_timeout.total_seconds()):
                 kernel = await KernelSession.open(opening, self.modules, notices)
@@ -189,7 +192,9 @@ class SessionOpener:
         except MountFailed as failed:
             raise refusal_of(failed, mask) from None
         finally:
+            hiding.reset(hidden)
             self.keep_loaded_sources(prepared)
+        mask = mask.with_redactor(await _redactor_of(kernel))
         missed = (DegradedModule(module=f.module, kind=f.kind, detail=mask.text(f.detail)) for f in kernel.missing)
         pins = {**prepared.pins(), **further}
         return OpenedSession(kernel, mask, (*absent, *missed), prepared, request.lineage, pins)
@@ -237,6 +242,18 @@ class SessionOpener:
         workspaces = str(self._options.data_dir / "workspaces" / tenant)
         return {"writable": [workspaces], "readable": [workspaces, *map(str, self._options.source_roots)]}
 
+    def _host_capabilities(self, tenant: str) -> dict[str, Any]:
+        options = self._options
+        return {
+            "host.command_limits": {
+                "unsandboxed": options.commands_unsandboxed,
+                "network": options.commands_network,
+                "mcp_programs": options.mcp_programs,
+            },
+            "host.private_addresses": options.private_addresses,
+            "host.log_dir": str(log_folder(options.data_dir, tenant)),
+        }
+
     def _runnable_plan(
         self,
         prepared: PreparedBundle,
@@ -281,6 +298,14 @@ class SessionOpener:
             self.installer.close()
         await asyncio.to_thread(self._fetcher.close)
         await self._cache.close()
+
+
+async def _redactor_of(kernel: KernelSession) -> Redactor | None:
+    redactor = kernel.redactor
+    if redactor is None or isinstance(redactor, Redactor):
+        return redactor
+    await kernel.close()
+    raise ModuleFailed("what a module offers as session.redactor cannot redact")
 
 
 def _entries(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str | None]]:

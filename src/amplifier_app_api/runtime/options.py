@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from amplifier_app_api.bundles import DocumentLimits
 from amplifier_app_api.models.turn import Budget
@@ -29,6 +30,9 @@ class RuntimeOptions:
     source_roots: tuple[Path, ...] = ()
     source_allow: tuple[str, ...] = ()
     private_addresses: bool = False
+    commands_unsandboxed: Literal["refuse", "ask", "allow"] = "refuse"
+    commands_network: bool = False
+    mcp_programs: bool = True
     source_cache_bytes: int = 2 * 2**30
     source_refresh: timedelta = timedelta(seconds=60)
     install_dependencies: bool = False
@@ -59,6 +63,9 @@ class RuntimeOptions:
             source_roots=settings.source_roots,
             source_allow=settings.source_allow,
             private_addresses=settings.private_addresses,
+            commands_unsandboxed=settings.commands_unsandboxed,
+            commands_network=settings.commands_network,
+            mcp_programs=settings.mcp_programs,
             source_cache_bytes=settings.source_cache_bytes,
             source_refresh=settings.source_refresh,
             install_dependencies=settings.install_dependencies,

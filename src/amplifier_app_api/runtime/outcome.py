@@ -24,7 +24,7 @@ BUDGET_ANSWER = "The turn ended before this call had a result: its budget is use
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a turn ended, as its callers are told."""
+    """How a turn ended, as its callers are told. `whole` is the response as the model gave it, where that is known."""
 
     turn_id: str
     status: TurnStatus
@@ -32,6 +32,7 @@ class Outcome:
     response: str | None
     usage: TokenUsage
     failure: Failure | None = None
+    whole: str | None = None
 
     @property
     def code(self) -> str | None:

@@ -18,6 +18,7 @@ from amplifier_app_api.runtime.children import Children
 from amplifier_app_api.runtime.delegation_limits import DelegationLimits
 from amplifier_app_api.runtime.dispatch import Dispatcher, Work
 from amplifier_app_api.runtime.following import Following
+from amplifier_app_api.runtime.lineage import Lineage
 from amplifier_app_api.runtime.live_session import LiveSession
 from amplifier_app_api.runtime.live_sessions import LiveSessions
 from amplifier_app_api.runtime.opening import SessionOpener
@@ -28,6 +29,7 @@ from amplifier_app_api.runtime.refusals import SessionClosed, SessionNotFound, S
 from amplifier_app_api.runtime.restoring import Restorer, Vault
 from amplifier_app_api.runtime.running import RunningTurns
 from amplifier_app_api.runtime.sending import Sender, Sent
+from amplifier_app_api.runtime.session_facts import SessionFacts
 from amplifier_app_api.runtime.turn import Turn
 from amplifier_app_api.runtime.upgrading import Upgrader
 from amplifier_app_api.runtime.workspace import Workspaces
@@ -112,8 +114,15 @@ class SessionRuntime:
             publish=self.publish,
         )
         self.children = Children(self, self._live, limits)
-        self._restorer.offers = self.children.capabilities
+        self._facts = SessionFacts(db, options.node_id)
+        self._restorer.offers = self._offered
         self.turns.child_outcome = self.children.outcome_of_call
+
+    def _offered(
+        self, live: LiveSession, record: SessionRecord, variables: Mapping[str, str], lineage: Lineage
+    ) -> dict[str, Any]:
+        delegation = self.children.capabilities(live, record, variables, lineage)
+        return {**self._facts.capabilities(live), **delegation}
 
     async def _names_of(self, tenant: str) -> Mapping[str, str]:
         return await self.db.read(names_of, within=tenant)

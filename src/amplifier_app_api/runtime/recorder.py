@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.events.item import StreamItem
 from amplifier_app_api.models.event import SETTLING_TYPES, Delta, DeltaType, Event, MessageCompleted, MessageDiscarded
-from amplifier_app_api.models.turn import StopReason, TurnStatus
+from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
@@ -47,6 +47,10 @@ Effect = Callable[[Connection, "TurnKey"], None]
 it may be run again."""
 
 
+Amendment = Callable[[Connection, Event], Event]
+"""What an event says in the light of the rows: asked of every event of its unit, after the effects."""
+
+
 class TurnOver(Exception):
     """The turn has ended, or another writer has the session: nothing more may be written for it."""
 
@@ -63,6 +67,7 @@ class Unit:
     events: list[Event] = field(default_factory=list[Event])
     binds: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
     effects: list[Effect] = field(default_factory=list[Effect])
+    amendments: list[Amendment] = field(default_factory=list[Amendment])
     tally: dict[str, Any] | None = None
     """What the turn has used so far, for its row. The end of a turn writes its own."""
 
@@ -75,6 +80,7 @@ class Unit:
         self.events += other.events
         self.binds += other.binds
         self.effects += other.effects
+        self.amendments += other.amendments
         self.tally = self.tally if other.tally is None else other.tally
 
     def settles(self) -> set[int]:
@@ -86,7 +92,7 @@ class Unit:
 class Ending:
     """How a turn ended. `unit` is the last of it, the terminal event included.
 
-    `own` is what it used itself, `whole` what it used with its children.
+    `own` is what it used itself, `whole` what it used with its children, `before` what its session had used.
     """
 
     status: TurnStatus
@@ -95,6 +101,7 @@ class Ending:
     values: dict[str, Any]
     own: Spent
     whole: Spent
+    before: TokenUsage
     new_epoch: bool = False
 
 
@@ -440,20 +447,14 @@ class Recorder:
             epoch=self._epoch,
             events=len(unit.events),
             messages=len(unit.messages),
+            before=ending.before,
+            spent=ending.whole,
             now=now,
             new_epoch=ending.new_epoch,
         )
         if counters is None:
             return None
-        book(
-            conn,
-            key.session_id,
-            ending.own,
-            ending.whole,
-            before=counters.usage,
-            now=now,
-            within=key.tenant_id,
-        )
+        book(conn, ending.own, now=now, within=key.tenant_id)
         ended = end_turn(
             conn,
             key.turn_id,
@@ -518,6 +519,8 @@ def write_unit(conn: Connection, key: TurnKey, unit: Unit, *, last_seq: int, las
         bind_kernel_message(conn, message_id, kernel)
     for effect in unit.effects:
         effect(conn, key)
+    for amend in unit.amendments:
+        unit.events = [amend(conn, event) for event in unit.events]
     insert_messages(
         conn,
         unit.messages,

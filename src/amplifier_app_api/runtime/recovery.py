@@ -10,9 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from amplifier_app_api.errors import AppError
-from amplifier_app_api.models.content import kernel_content, prompt_of
 from amplifier_app_api.models.turn import StopReason, TurnStatus
-from amplifier_app_api.runtime.journal import sorted_out
+from amplifier_app_api.runtime.journal import Seals, said_by_user, sorted_out
 from amplifier_app_api.runtime.live_sessions import LiveSessions
 from amplifier_app_api.runtime.outcome import OPEN_CALL_ANSWERS
 from amplifier_app_api.runtime.recorder import TurnKey
@@ -170,7 +169,8 @@ class Recovery:
             if not opened.kernel.can_resume:
                 await self._live.shut(live)
                 return _lost()
-            accepted = _accepted(taken, left, position=live.position)
+            seals = self._restorer.seals(taken.session_id, opened.mask)
+            accepted = _accepted(taken, left, seals, position=live.position)
             turn = await self._turns.begin(live, opened, accepted, _resumption(taken, left))
             if left.works_for is not None:
                 turn.outcome.add_done_callback(lambda _: self._take_back(taken))
@@ -199,18 +199,20 @@ def _lost(code: str | None = None, error: str | None = None) -> EndFromRows:
     return EndFromRows(TurnStatus.INTERRUPTED, StopReason.NODE_LOST, LOST_CALL, code, error)
 
 
-def _accepted(taken: TakenOver, left: LeftTurn, *, position: int) -> Accepted:
+def _accepted(taken: TakenOver, left: LeftTurn, seals: Seals, *, position: int) -> Accepted:
     session = left.record.session
+    prompt, content = said_by_user(left.content, left.context, left.kernel, seals)
     return Accepted(
         key=TurnKey(taken.tenant_id, taken.session_id, taken.turn_id),
         message_id=left.message_id,
-        prompt=prompt_of(left.content, left.context),
-        content=kernel_content(left.content, left.context),
+        prompt=prompt,
+        content=content,
         epoch=taken.epoch,
         last_seq=session.last_seq,
         last_position=position,
         config_id=session.config_id,
         revision=session.revision,
+        used=session.usage,
         budget=left.budget,
     )
 

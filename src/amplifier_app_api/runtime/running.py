@@ -143,19 +143,20 @@ class RunningTurns:
         """
         live.awake()
         meter = await self._meter(accepted, parent)
+        seals = self._restorer.seals(live.session_id, opened.mask)
         turn = Turn(
             accepted,
             opened.kernel,
             self._db,
             self._hub,
-            seals=self._restorer.seals(live.session_id, opened.mask),
+            seals=seals,
             limit=self._turn_seconds,
             meter=meter,
             board=self._board,
             parent=parent,
             resumption=resumption,
         )
-        handover = Handover(opened.kernel.steer)
+        handover = Handover(opened.kernel.steer, seals)
         turn.tap.steered = handover.recorded
         turn.tap.on_model_call = handover.loop_began
         turn.tap.child_outcome = partial(self.child_outcome, turn, within=live.tenant_id)
@@ -189,7 +190,8 @@ class RunningTurns:
         if turn.clean and live.runner is not None:
             await asyncio.wait({live.runner})
         else:
-            live.opened = None  # the runner closes the kernel session when its loop lets go
+            # The runner closes the kernel session when its loop lets go; it has nothing to do with the next one.
+            live.opened = live.runner = None
         live.turn = None
 
     async def _meter(self, accepted: Accepted, parent: Turn | None) -> Meter:

@@ -10,11 +10,12 @@ from sqlalchemy.exc import IntegrityError
 
 from amplifier_app_api.errors import AppError
 from amplifier_app_api.events.hub import EventHub, Subscription
-from amplifier_app_api.models.content import text_in
+from amplifier_app_api.models.content import prompt_of, text_in
 from amplifier_app_api.models.session import SessionStatus, WhenBusy
 from amplifier_app_api.models.turn import StopReason, TurnStatus
 from amplifier_app_api.runtime.accept import Incoming, SessionBusy, SessionMoved, accept, accepted_from_queue
 from amplifier_app_api.runtime.budget import Budgets
+from amplifier_app_api.runtime.journal import Seals
 from amplifier_app_api.runtime.kernel.failures import Failure, failure_of, status_of
 from amplifier_app_api.runtime.live_session import LiveSession
 from amplifier_app_api.runtime.live_sessions import LiveSessions
@@ -27,6 +28,7 @@ from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.events import StoredEvent
 from amplifier_app_api.storage.idempotency import KeyTaken, kept_answer
+from amplifier_app_api.storage.ownership import epochs_of
 from amplifier_app_api.storage.queue import (
     NothingToDo,
     QueueFull,
@@ -126,6 +128,8 @@ class Sender:
         except SessionBusy as busy:
             if incoming.key is not None and await self._db.read(kept_answer, incoming.key) is not None:
                 raise KeyTaken from None  # it may be the turn of this very request that is in the way
+            if await self._let_go_of_lost(live):
+                raise SessionMoved from None
             match incoming.when_busy:
                 case WhenBusy.REJECT:
                     raise
@@ -162,6 +166,7 @@ class Sender:
                     expected_position=live.position,
                     expected_revision=live.revision,
                     notices=notices,
+                    seals=self._restorer.seals(live.session_id, opened.mask),
                     budgets=self._budgets,
                 )
         except BaseException:
@@ -182,6 +187,10 @@ class Sender:
             turn,
             subscription,
         )
+
+    async def _seals(self, live: LiveSession) -> Seals:
+        """What may be in the rows of a session: only once it is open it is known what is secret in it."""
+        return self._restorer.seals(live.session_id, (await self._opened(live)).mask)
 
     async def _opened(self, live: LiveSession) -> OpenedSession:
         if live.opened is None:
@@ -209,6 +218,17 @@ class Sender:
             raise SessionBusy.with_turn(turn.turn_id)
         await self._running.settle(live, turn)
 
+    async def _let_go_of_lost(self, live: LiveSession) -> bool:
+        """Whether the turn in memory is another server's by now, or was ended by one, unheard: it is not in the way."""
+        turn = live.running
+        if turn is None:
+            return False
+        now = (await self._db.read(epochs_of, [live.session_id])).get(live.session_id, 0)
+        if now <= turn.recorder.epoch:
+            return False
+        await turn.lost()
+        return True
+
     async def _interrupt(self, live: LiveSession, turn_id: str) -> None:
         turn = live.running
         if turn is not None:
@@ -219,7 +239,9 @@ class Sender:
     # A message waits.
 
     async def _enqueue(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
-        turn = QueuedTurn(str(uuid.uuid4()), str(uuid.uuid4()), incoming.content, incoming.context, incoming.budget)
+        row = (await self._seals(live)).row_of_user(incoming.content, incoming.context, incoming.kernel_content)
+        kernel = row.kernel if row.masked else None
+        turn = QueuedTurn(str(uuid.uuid4()), str(uuid.uuid4()), row.content, row.context, incoming.budget, kernel)
         session_id, within = live.session_id, live.tenant_id
         try:
             done = await self._db.write(enqueue, session_id, turn, within=within, limits=self._limits, key=incoming.key)
@@ -248,8 +270,16 @@ class Sender:
     async def _steer(
         self, live: LiveSession, turn_id: str, incoming: Incoming, subscription: Subscription | None
     ) -> Sent:
+        text = text_in(incoming.content)
+        row = (await self._seals(live)).row_of_user(text, incoming.context, prompt_of(text, incoming.context))
         message = SteeringMessage(
-            str(uuid.uuid4()), live.session_id, live.tenant_id, turn_id, text_in(incoming.content), incoming.context
+            str(uuid.uuid4()),
+            live.session_id,
+            live.tenant_id,
+            turn_id,
+            text_in(row.content),
+            row.context,
+            row.kernel if row.masked else None,
         )
         try:
             done = await self._db.write(steer, message, limit=self._limits.session, key=incoming.key)
@@ -332,7 +362,12 @@ class Sender:
             self._live.idle(live)
             return True
         self._publish(live.session_id, begun.stored)
-        accepted = accepted_from_queue(begun, tenant_id=live.tenant_id, session_id=live.session_id)
+        accepted = accepted_from_queue(
+            begun,
+            tenant_id=live.tenant_id,
+            session_id=live.session_id,
+            seals=self._restorer.seals(live.session_id, opened.mask),
+        )
         await self._running.begin(live, opened, accepted)
         return True
 

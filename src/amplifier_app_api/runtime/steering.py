@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from amplifier_app_api.models.content import prompt_of
 from amplifier_app_api.models.event import MessageUser
+from amplifier_app_api.runtime.journal import Seals, said_by_user
 from amplifier_app_api.runtime.recorder import TurnKey, Unit
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.messages import NewMessage
@@ -34,8 +34,9 @@ class Handover:
     Nothing is handed over before the loop has begun: a loop may forget what it was told before that.
     """
 
-    def __init__(self, steer: Steer | None) -> None:
+    def __init__(self, steer: Steer | None, seals: Seals) -> None:
         self._steer = steer
+        self._seals = seals
         self._begun = False
         self._known: set[str] = set()
         self._waiting: deque[SteeringMessage] = deque()
@@ -68,17 +69,20 @@ class Handover:
     def recorded(self, message: dict[str, Any]) -> Unit | None:
         """What is written when the loop adds this message to its context. None: it is not one that was handed over."""
         for handed in self._handed:
-            if prompt_of(handed.content, handed.context) == message.get("content"):
+            if self._prompt_of(handed) == message.get("content"):
                 self._handed.remove(handed)
-                return _used(handed, message)
+                return _used(handed, self._seals.kept_message(message))
         return None
+
+    def _prompt_of(self, message: SteeringMessage) -> str:
+        return said_by_user(message.content, message.context, message.kernel, self._seals)[0]
 
     def _hand_over(self) -> None:
         while self._begun and self._waiting and self._steer is not None:
             message = self._waiting[0]
             self._handed.append(message)
             try:
-                answer = self._steer(prompt_of(message.content, message.context))
+                answer = self._steer(self._prompt_of(message))
             except Exception:
                 # A module's refusal, say because it holds as many as it can. What is not taken stays pending.
                 self._handed.remove(message)

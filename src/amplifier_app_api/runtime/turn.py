@@ -21,7 +21,8 @@ from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.models.content import Content
 from amplifier_app_api.models.event import TERMINAL_TYPES
 from amplifier_app_api.models.fields import made_storable
-from amplifier_app_api.models.turn import Budget, StopReason, TurnStatus
+from amplifier_app_api.models.turn import Budget, StopReason, TokenUsage, TurnStatus
+from amplifier_app_api.observability.redaction import hiding
 from amplifier_app_api.runtime.approvals import ApprovalBoard, ApprovalDesk
 from amplifier_app_api.runtime.budget import Meter, Standing
 from amplifier_app_api.runtime.journal import Seals
@@ -69,6 +70,8 @@ class Accepted:
     last_position: int
     config_id: str
     revision: int
+    used: TokenUsage
+    """What the session had used before."""
     budget: Budget | None = None
     """What the message's request says that the turn may use."""
     standing: Standing | None = None
@@ -150,6 +153,7 @@ class Turn:
         self.abandoned = asyncio.Event()
         self.released = False
         self._key = accepted.key
+        self._used = accepted.used
         self._kernel = kernel
         self._prompt = accepted.prompt
         self._mask = seals.mask
@@ -190,9 +194,12 @@ class Turn:
         finally:
             if self._ending is not None:
                 await self._ending
+            self.tap.release()
+            self.desk.release()
 
     async def _run(self) -> None:
         self._kernel.tap, self._kernel.asker = self.tap, self.desk
+        hiding.set(self._mask.text)  # of the task that runs the turn, and of those it begins
         try:
             if self._resumption is not None and not await self._recovered(self._resumption):
                 return
@@ -402,7 +409,8 @@ class Turn:
         self.tap.give_up_the_rest(unit)
         whole, own, tally = self.meter.whole, self.meter.close(), self.tap.tally
         said = None if response is None else made_storable(response)
-        outcome = Outcome(self.turn_id, status, reason, said, whole.usage, failure)
+        shown = None if said is None else self._mask.text(said)
+        outcome = Outcome(self.turn_id, status, reason, shown, whole.usage, failure, said)
         unit.events.append(outcome.event())
         values = {
             "response": outcome.response,
@@ -411,7 +419,7 @@ class Turn:
             "iterations": tally.iterations,
             "tool_calls": tally.tool_calls,
         }
-        ending = Ending(status, reason, unit, values, own, whole, new_epoch)
+        ending = Ending(status, reason, unit, values, own, whole, self._used, new_epoch)
         # A task of its own: whoever ends a turn may leave, and the end is written all the same.
         self._ending = asyncio.create_task(self._write_end(ending, outcome), name=f"end of {self.turn_id}")
         await asyncio.wait({self.gone})

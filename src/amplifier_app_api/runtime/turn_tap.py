@@ -36,6 +36,7 @@ from amplifier_app_api.runtime.kernel.tap import Recalled
 from amplifier_app_api.runtime.recorder import Recorder, TurnOver, Unit
 from amplifier_app_api.runtime.relay import Relay
 from amplifier_app_api.runtime.resumption import Resumption, Tally
+from amplifier_app_api.runtime.shown import shown_row
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.ending import partial_answer
 from amplifier_app_api.storage.engine import DatabaseUnavailable
@@ -109,7 +110,7 @@ class TurnTap:
         self._message_id = message_id
         self._prompt = prompt
         self._content = prompt if content is None else content
-        self._relay = Relay(recorder, asked=0 if resumption is None else resumption.requests)
+        self._relay = Relay(recorder, seals.mask, asked=0 if resumption is None else resumption.requests)
         self._journal = Journal(seals)
         self._user_bound = resumption is not None
         self._open_calls: dict[str, str] = {}
@@ -126,6 +127,10 @@ class TurnTap:
         self._told_calls.update(
             call_id for call_id, call in recalled if call is not None and call.status in (FINISHED, UNKNOWN)
         )
+
+    def release(self) -> None:
+        """Let go of the turn, which is over: so nothing of it holds it any longer."""
+        self.steered = self.on_model_call = self.child_outcome = self.on_refusal = None
 
     async def recovered(self, before: Resumption) -> None:
         """Tell that the turn goes on."""
@@ -219,7 +224,7 @@ class TurnTap:
             self._user_bound = True
             given = said_with(self._content, message, prompt=self._prompt)
             if given != {"role": "user", "content": self._content}:
-                self._recorder.defer(Unit(binds=[(self._message_id, given)]))
+                self._recorder.defer(Unit(binds=[(self._message_id, self._seals.kept_message(given))]))
             return None if given == message else given
         if role == "user" and self.steered is not None and (told := self.steered(message)) is not None:
             self._recorder.defer(told)
@@ -248,11 +253,9 @@ class TurnTap:
     def _unit_of(self, message: dict[str, Any]) -> Unit:
         row = self._shown(_row_of(message, self._turn_id))
         if row.role == "assistant":
-            told = self._relay.complete(row.message_id, message)
-            completed = told.model_copy(update={"blocks": [self._shown_part(block) for block in told.blocks]})
-            self.last_text = (
-                "".join(block["text"] for block in told.blocks if block["type"] == "text") or self.last_text
-            )
+            completed = self._relay.complete(row.message_id, message)
+            said = "".join(block["text"] for block in blocks_of(message) if block["type"] == "text")
+            self.last_text = said or self.last_text
             used = UsageUpdated(usage=self._meter.usage)
             return Unit(messages=[row], events=[completed, used], tally=self._tally_columns())
         if row.role == "tool" and row.tool_call_id not in self._told_calls:
@@ -269,28 +272,9 @@ class TurnTap:
         }
 
     def _shown(self, row: NewMessage) -> NewMessage:
-        """The row as people read it: what a tool was given and what it gave back, without secrets.
-
-        The kernel's dict stays whole, sealed when it holds one. What the model itself says stays as it is.
-        """
-        if row.role == "tool":
-            return replace(row, content=self._mask.json(row.content), kernel=self._kept(row.kernel))
-        if row.role != "assistant":
-            return row
-        content: Any = row.content
-        if isinstance(content, list):
-            content = [self._shown_part(part) for part in cast("list[Any]", content)]
-        return replace(row, content=content, tool_calls=self._mask.json(row.tool_calls), kernel=self._kept(row.kernel))
-
-    def _kept(self, kernel: dict[str, Any] | None) -> dict[str, Any] | None:
-        return None if kernel is None else self._seals.kept(kernel)
-
-    def _shown_part(self, part: Any) -> Any:
-        match part:
-            case {"type": "tool_use" | "tool_call" | "tool_result"}:
-                return self._mask.json(part)
-            case _:
-                return part
+        """The row as people read it, without secrets. The kernel's dict stays whole, sealed when it holds one."""
+        kernel = None if row.kernel is None else self._seals.kept_message(row.kernel)
+        return replace(shown_row(row, self._mask), kernel=kernel)
 
     def _refused(self, row: NewMessage) -> ToolCompleted:
         """A call that was answered without its tool having run: denied, or no such tool."""
@@ -394,20 +378,14 @@ class TurnTap:
 
     def keep_partial_text(self, unit: Unit) -> str | None:
         """Make a message of the text that was streamed and did not become one. None: there was none."""
-        call = self._relay.unfinished()
-        if call is None or not call.streamed_text:
+        partial = self._relay.keep_unfinished()
+        if partial is None:
             return None
-        text = call.streamed_text
-        call.settled = True
-        row = partial_answer(self._turn_id, text)
-        blocks = [
-            {"block": block.number, "type": "text", "text": block.text}
-            for block in call.blocks.values()
-            if block.type == "text" and block.text
-        ]
-        unit.messages.append(row)
-        unit.events.append(MessageCompleted(message_id=row.message_id, request=call.request, blocks=blocks))
-        return text
+        row = self._shown(partial_answer(self._turn_id, partial.text))
+        shown = "".join(block["text"] for block in partial.blocks)
+        unit.messages.append(replace(row, content=[{"type": "text", "text": shown}]))
+        unit.events.append(MessageCompleted(message_id=row.message_id, request=partial.request, blocks=partial.blocks))
+        return partial.text
 
     def answer_open_calls(self, unit: Unit, said: str) -> None:
         """Answer every call that has no result, so that the history is valid for every provider."""

@@ -12,6 +12,11 @@ class InvalidWorkingDir(Unprocessable):
     """`working_dir` does not lie below the tenant's workspaces."""
 
 
+def log_folder(data_dir: Path, tenant: str) -> Path:
+    """Where modules keep the logs of a tenant's sessions. Whoever writes one makes the folder."""
+    return data_dir / "logs" / tenant
+
+
 class Workspaces:
     """`<data folder>/workspaces/<tenant>/…`: each session has its own folder there unless it names another."""
 

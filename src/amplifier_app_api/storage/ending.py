@@ -34,7 +34,7 @@ from amplifier_app_api.storage.messages import NewMessage, answered_calls, inser
 from amplifier_app_api.storage.sessions import advance_to_idle
 from amplifier_app_api.storage.tables import turns
 from amplifier_app_api.storage.turns import OPEN, end_turn
-from amplifier_app_api.storage.usage import book
+from amplifier_app_api.storage.usage import book, session_spent
 
 
 class TurnMoved(Exception):
@@ -79,13 +79,22 @@ def end_open_turn(
     ]
     usage = TokenUsage.model_validate(row["usage"])
     events.append(_terminal(end, text, usage))
+    spent = Spent(usage, tool_calls=row["tool_calls"], iterations=row["iterations"])
+    _, so_far = session_spent(conn, session_id)
     counters = advance_to_idle(
-        conn, session_id, epoch=epoch, events=len(events), messages=len(rows), now=now, new_epoch=True
+        conn,
+        session_id,
+        epoch=epoch,
+        events=len(events),
+        messages=len(rows),
+        before=so_far.usage,
+        spent=spent,
+        now=now,
+        new_epoch=True,
     )
     if counters is None:
         raise TurnMoved
-    spent = Spent(usage, tool_calls=row["tool_calls"], iterations=row["iterations"])
-    book(conn, session_id, spent, spent, before=counters.usage, now=now, within=within)
+    book(conn, spent, now=now, within=within)
     ended = {"response": text, "code": end.code, "error": end.error}
     end_turn(conn, turn_id, status=end.status, stop_reason=end.stop_reason, ended_at=now, **ended)
     delete_deltas(conn, session_id, turn_id)

@@ -131,7 +131,7 @@ def _insert_queued(
         session_id,
         number=number,
         message_id=turn.message_id,
-        queued={"content": turn.content, "context": turn.context},
+        queued={"content": turn.content, "context": turn.context, "kernel": turn.kernel},
         now=now,
         epoch=epoch,
         within=within,
@@ -180,7 +180,7 @@ def queue_left_over(conn: Connection, session_id: str, *, within: str) -> list[S
     stored: list[StoredEvent] = []
     first_number, first_seq = admitted.turn_number - count + 1, admitted.counters.last_seq - count + 1
     for index, message in enumerate(messages):
-        turn = QueuedTurn(str(uuid.uuid4()), message.message_id, message.content, message.context, None)
+        turn = QueuedTurn(str(uuid.uuid4()), message.message_id, message.content, message.context, None, message.kernel)
         stored += _insert_queued(
             conn,
             session_id,
@@ -232,7 +232,7 @@ def begin_next(
         raise NothingToDo  # somebody ended it while we waited for the session's row
     insert_messages(
         conn,
-        [_message_of(turn, kernel={"role": "user", "content": kernel_content(turn.content, turn.context)})],
+        [_message_of(turn, kernel=turn.kernel or _kernel_of(turn))],
         session_id=session_id,
         first_position=admitted.counters.last_position,
         within=within,
@@ -317,6 +317,10 @@ def _end_queued(
     return insert_events(
         conn, [event], session_id=session_id, turn_id=turn.turn_id, first_seq=counters.last_seq, at=now, within=within
     )
+
+
+def _kernel_of(turn: QueuedTurn) -> dict[str, Any]:
+    return {"role": "user", "content": kernel_content(turn.content, turn.context)}
 
 
 def _message_of(turn: QueuedTurn, *, kernel: dict[str, Any] | None) -> NewMessage:

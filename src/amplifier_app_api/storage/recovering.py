@@ -20,16 +20,17 @@ from amplifier_app_api.storage.turns import OPEN
 class LeftTurn:
     """A turn that was left in the middle, with its session.
 
-    `content` and `context` are its message. `requests` is the number of the last model call that left a trace;
-    `abandoned` are those of which pieces are rows. `asking` says that a model may just have been asked. `children`
-    are the ids of the tool calls that delegated, `works_for` is the turn that delegated this one. `cancel` is set when
-    somebody has asked for the turn to be stopped.
+    `content` and `context` are its message as people see it, `kernel` as the model is given it. `requests` is the
+    number of the last model call that left a trace; `abandoned` are those of which pieces are rows. `asking` says
+    that a model may just have been asked. `children` are the ids of the tool calls that delegated, `works_for` is the
+    turn that delegated this one. `cancel` is set when somebody has asked for the turn to be stopped.
     """
 
     record: SessionRecord
     message_id: str
     content: Content
     context: dict[str, Any] | None
+    kernel: dict[str, Any] | None
     budget: Budget | None
     usage: TokenUsage
     iterations: int
@@ -52,7 +53,9 @@ def left_turn(conn: Connection, turn_id: str, session_id: str, *, within: str) -
     if row is None or record is None:
         return None
     said = conn.execute(
-        select(messages.c.content, messages.c.context).where(messages.c.message_id == row["message_id"])
+        select(messages.c.content, messages.c.context, messages.c.kernel).where(
+            messages.c.message_id == row["message_id"]
+        )
     ).first()
     abandoned = sorted({block.request for block in partial_blocks(conn, session_id, turn_id, within=within)})
     open_calls = dict(open_tool_calls(conn, turn_id))
@@ -61,6 +64,7 @@ def left_turn(conn: Connection, turn_id: str, session_id: str, *, within: str) -
         message_id=row["message_id"],
         content="" if said is None else said.content,
         context=None if said is None else said.context,
+        kernel=None if said is None else said.kernel,
         budget=None if row["budget"] is None else Budget.model_validate(row["budget"]),
         usage=TokenUsage.model_validate(row["usage"]),
         iterations=row["iterations"],

@@ -1,11 +1,11 @@
 """Sessions as rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, Executable, RowMapping, bindparam, delete, exists, insert, or_, select, update
 
 from amplifier_app_api.models.fields import format_time
 from amplifier_app_api.models.page import Page, PageRequest, make_cursor
@@ -17,7 +17,7 @@ from amplifier_app_api.storage.filters import tag_filter
 from amplifier_app_api.storage.ownership import CLAIMED_EPOCH, NODE
 from amplifier_app_api.storage.paging import moment_after, newest_first
 from amplifier_app_api.storage.steering import PENDING
-from amplifier_app_api.storage.tables import INTEGER, Time, sessions, steering, turns
+from amplifier_app_api.storage.tables import INTEGER, Json, Time, sessions, steering, turns
 from amplifier_app_api.storage.turns import QUEUED
 
 
@@ -75,10 +75,14 @@ _ADVANCE = (
 )
 _CLOSE_TURN = _ADVANCE.values(
     activity=Activity.IDLE.value,
+    usage=bindparam("used", type_=Json),
+    tool_calls=sessions.c.tool_calls + bindparam("more_tool_calls", type_=INTEGER),
+    iterations=sessions.c.iterations + bindparam("more_iterations", type_=INTEGER),
+    active_ms=sessions.c.active_ms + bindparam("more_ms", type_=INTEGER),
     epoch=sessions.c.epoch + bindparam("more_epochs", type_=INTEGER),
     updated_at=bindparam("at", type_=Time),
 )
-_ADMIT = (
+_TAKE_NUMBERS = (
     update(sessions)
     .where(
         sessions.c.session_id == bindparam("of_session"),
@@ -90,17 +94,19 @@ _ADMIT = (
         last_position=sessions.c.last_position + 1,
         message_count=sessions.c.message_count + bindparam("more_sent", type_=INTEGER),
         turn_count=sessions.c.turn_count + bindparam("more_sent", type_=INTEGER),
-        owner=NODE,
-        epoch=CLAIMED_EPOCH,
         activity=Activity.RUNNING.value,
         updated_at=bindparam("at", type_=Time),
     )
     .returning(*_ADMITTED)
 )
-_ACCEPT = _ADMIT.where(
+_NOBODY_WAITS = (
     ~exists().where(turns.c.session_id == sessions.c.session_id, QUEUED),
     ~exists().where(steering.c.session_id == sessions.c.session_id, PENDING),
 )
+_ADMIT = _TAKE_NUMBERS.values(owner=NODE, epoch=CLAIMED_EPOCH)
+# Most sessions are this node's already. Claiming one again would write to an index for nothing.
+_ADMIT_OWN = _TAKE_NUMBERS.where(sessions.c.owner == NODE)
+_ACCEPT, _ACCEPT_OWN = _ADMIT.where(*_NOBODY_WAITS), _ADMIT_OWN.where(*_NOBODY_WAITS)
 _ENLIST_ANYHOW = (
     update(sessions)
     .where(sessions.c.session_id == bindparam("of_session"), sessions.c.tenant_id == bindparam("of_tenant"))
@@ -205,6 +211,18 @@ def change_session(
     return None if row is None else record_from_row(row)
 
 
+def give_title(conn: Connection, session_id: str, title: str, *, node_id: str, within: str) -> bool:
+    """Give a session a title, unless a person has. False: it has such a one, is gone, or another node's."""
+    statement = (
+        update(sessions)
+        .where(sessions.c.tenant_id == within, sessions.c.session_id == session_id)
+        .where(or_(sessions.c.title.is_(None), sessions.c.titled == 1))
+        .where(or_(sessions.c.owner.is_(None), sessions.c.owner == node_id))
+        .values(title=title, titled=1)
+    )
+    return conn.execute(statement).rowcount > 0
+
+
 def delete_session(conn: Connection, session_id: str, *, within: str) -> bool:
     """Remove a session and all its rows. False: there was none."""
     statement = delete(sessions).where(sessions.c.tenant_id == within, sessions.c.session_id == session_id)
@@ -248,9 +266,22 @@ def advance(conn: Connection, session_id: str, *, epoch: int, events: int, messa
 
 
 def advance_to_idle(
-    conn: Connection, session_id: str, *, epoch: int, events: int, messages: int, now: datetime, new_epoch: bool
+    conn: Connection,
+    session_id: str,
+    *,
+    epoch: int,
+    events: int,
+    messages: int,
+    before: TokenUsage,
+    spent: Spent,
+    now: datetime,
+    new_epoch: bool,
 ) -> Advanced | None:
-    """`advance` for the end of a turn: the session does nothing any more. `new_epoch` fences whoever still writes."""
+    """`advance` for the end of a turn: the session does nothing any more. `new_epoch` fences whoever still writes.
+
+    The turn has `spent` this with its children. `before` is what the session had used: in one epoch nothing but the
+    end of its turn changes that.
+    """
     return _advanced(
         conn,
         _CLOSE_TURN,
@@ -260,6 +291,10 @@ def advance_to_idle(
             "more_events": events,
             "more_messages": messages,
             "more_epochs": int(new_epoch),
+            "used": before.plus(spent.usage).model_dump(),
+            "more_tool_calls": spent.tool_calls,
+            "more_iterations": spent.iterations,
+            "more_ms": round(spent.seconds * 1000),
             "at": now,
         },
     )
@@ -285,14 +320,15 @@ def accept_message(
     None: the tenant has no such session, it does not take messages, or others wait; `ahead` goes before those. The
     claim is only good when the message's turn can be stored, which it cannot while another one is open.
     """
-    return _admitted(conn, _ADMIT if ahead else _ACCEPT, session_id, within, events, now, of_node=node_id, more_sent=1)
+    statements = (_ADMIT_OWN, _ADMIT) if ahead else (_ACCEPT_OWN, _ACCEPT)
+    return _claimed(conn, statements, session_id, within, events, now, of_node=node_id, more_sent=1)
 
 
 def admit_queued(
     conn: Connection, session_id: str, *, within: str, node_id: str, events: int, now: datetime
 ) -> Admitted | None:
     """`accept_message` for one that was counted when it was queued, and whose turn begins now."""
-    return _admitted(conn, _ADMIT, session_id, within, events, now, of_node=node_id, more_sent=0)
+    return _claimed(conn, (_ADMIT_OWN, _ADMIT), session_id, within, events, now, of_node=node_id, more_sent=0)
 
 
 def enlist(
@@ -313,6 +349,23 @@ def enlist(
     """
     statement = _ENLIST_ANYHOW if anyhow else _ENLIST
     return _admitted(conn, statement, session_id, within, events, now, more_sent=sent, more_turns=turns)
+
+
+def _claimed(
+    conn: Connection,
+    statements: Sequence[Executable],
+    session_id: str,
+    within: str,
+    events: int,
+    now: datetime,
+    **values: Any,
+) -> Admitted | None:
+    """What the first of these statements that finds the session makes of it."""
+    for statement in statements:
+        admitted = _admitted(conn, statement, session_id, within, events, now, **values)
+        if admitted is not None:
+            return admitted
+    return None
 
 
 def _admitted(

@@ -22,7 +22,10 @@ _IN_ORDER = (steering.c.created_at, steering.c.message_id)
 
 @dataclass(frozen=True, slots=True)
 class SteeringMessage:
-    """A message for a running turn."""
+    """A message for a running turn.
+
+    `content` and `context` are what people are shown of it; where that is not all, `kernel` is the whole, sealed.
+    """
 
     message_id: str
     session_id: str
@@ -30,6 +33,7 @@ class SteeringMessage:
     turn_id: str
     content: str
     context: dict[str, Any] | None
+    kernel: dict[str, Any] | None = None
 
 
 def insert_steering(conn: Connection, message: SteeringMessage, *, now: datetime) -> None:
@@ -42,6 +46,7 @@ def insert_steering(conn: Connection, message: SteeringMessage, *, now: datetime
             turn_id=message.turn_id,
             content=message.content,
             context=message.context,
+            kernel=message.kernel,
             status="pending",
             created_at=now,
         )
@@ -97,5 +102,11 @@ def _messages(conn: Connection, condition: Any) -> list[SteeringMessage]:
 
 def _of_row(row: RowMapping) -> SteeringMessage:
     return SteeringMessage(
-        row["message_id"], row["session_id"], row["tenant_id"], row["turn_id"], row["content"], row["context"]
+        row["message_id"],
+        row["session_id"],
+        row["tenant_id"],
+        row["turn_id"],
+        row["content"],
+        row["context"],
+        row["kernel"],
     )

@@ -116,6 +116,8 @@ sessions = Table(
     Column("status", Text, nullable=False),
     Column("activity", Text, nullable=False),
     Column("title", Text),
+    # Whether a module gave the title: another one may take its place. One that a person gave stays.
+    Column("titled", INTEGER, nullable=False, default=0),
     Column("tags", Json, nullable=False),
     Column("degraded", Json, nullable=False),
     Column("error", Json),
@@ -206,9 +208,11 @@ turns = Table(
         sqlite_where=text("status IN ('queued', 'running', 'waiting')"),
         postgresql_where=text("status IN ('queued', 'running', 'waiting')"),
     ),
+    # With the status among its columns, or SQLite reads every turn of the session by another index instead.
     Index(
         "ix_turns_queued",
         "session_id",
+        "status",
         "number",
         sqlite_where=text("status = 'queued'"),
         postgresql_where=text("status = 'queued'"),
@@ -343,6 +347,8 @@ steering = Table(
     Column("turn_id", Text, nullable=False),
     Column("content", Json, nullable=False),
     Column("context", Json),
+    # What the loop is given, sealed, where it is not what people are shown.
+    Column("kernel", Json),
     # pending, used; what is pending at the end of the turn becomes the next turn and is removed here.
     Column("status", Text, nullable=False),
     Column("created_at", Time, nullable=False),

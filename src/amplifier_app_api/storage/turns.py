@@ -82,7 +82,7 @@ def insert_queued_turn(
     budget: Budget | None = None,
     ahead: bool = False,
 ) -> None:
-    """Store a turn that waits for its place; `queued` is its message: `{"content", "context"}`."""
+    """Store a turn that waits for its place; `queued` is its message: `{"content", "context", "kernel"}`."""
     conn.execute(
         _INSERT,
         {
@@ -159,13 +159,17 @@ def next_unfinished(conn: Connection, session_id: str, *, within: str) -> str | 
 
 @dataclass(frozen=True, slots=True)
 class QueuedTurn:
-    """A turn that waits for its place, with the message that it will answer."""
+    """A turn that waits for its place, with the message that it will answer.
+
+    `content` and `context` are what people are shown of it; where that is not all, `kernel` is the whole, sealed.
+    """
 
     turn_id: str
     message_id: str
     content: Content
     context: dict[str, Any] | None
     budget: Budget | None
+    kernel: dict[str, Any] | None = None
 
 
 def next_queued(conn: Connection, session_id: str) -> QueuedTurn | None:
@@ -182,7 +186,12 @@ def queued_turns_of(conn: Connection, session_id: str) -> list[QueuedTurn]:
 def _queued(row: RowMapping) -> QueuedTurn:
     message: dict[str, Any] = row["queued"] or {}
     return QueuedTurn(
-        row["turn_id"], row["message_id"], message.get("content", ""), message.get("context"), _budget(row["budget"])
+        row["turn_id"],
+        row["message_id"],
+        message.get("content", ""),
+        message.get("context"),
+        _budget(row["budget"]),
+        message.get("kernel"),
     )
 
 

@@ -4,27 +4,17 @@ from datetime import date, datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, case, select, update
+from sqlalchemy import Connection, Executable, bindparam, case, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from amplifier_app_api.models.turn import Budget, TokenUsage
 from amplifier_app_api.models.usage import NANO, DayOfUsage, Spent
-from amplifier_app_api.storage.tables import INTEGER, Json, sessions, tenant_usage
+from amplifier_app_api.storage.tables import sessions, tenant_usage
 
 _COUNTED = ("turns", "tool_calls", "iterations", "active_ms", *TokenUsage.model_fields.keys() - {"cost_usd"})
 
 
 # Statements of the hot path are made once: making one costs more than running it.
-_ADD = (
-    update(sessions)
-    .where(sessions.c.session_id == bindparam("of_session"))
-    .values(
-        usage=bindparam("used", type_=Json),
-        tool_calls=sessions.c.tool_calls + bindparam("more_tool_calls", type_=INTEGER),
-        iterations=sessions.c.iterations + bindparam("more_iterations", type_=INTEGER),
-        active_ms=sessions.c.active_ms + bindparam("more_ms", type_=INTEGER),
-    )
-)
 _SPENT = select(
     sessions.c.budget, sessions.c.usage, sessions.c.tool_calls, sessions.c.iterations, sessions.c.active_ms
 ).where(sessions.c.session_id == bindparam("of_session"))
@@ -49,20 +39,8 @@ _BOOK = {
 }
 
 
-def book(
-    conn: Connection, session_id: str, own: Spent, whole: Spent, *, before: TokenUsage, now: datetime, within: str
-) -> None:
-    """Add up a turn that ends: what it used with its children to its session, what it used itself to the day.
-
-    `before` is what the session had used; the caller holds its row. The turns of children are booked for themselves.
-    """
-    more = {
-        "used": before.plus(whole.usage).model_dump(),
-        "more_tool_calls": whole.tool_calls,
-        "more_iterations": whole.iterations,
-        "more_ms": round(whole.seconds * 1000),
-    }
-    conn.execute(_ADD, {"of_session": session_id, **more})
+def book(conn: Connection, own: Spent, *, now: datetime, within: str) -> None:
+    """Add what a turn that ends used itself to the tenant's day. The turns of children are booked for themselves."""
     usage = own.usage
     row = {
         "tenant_id": within,

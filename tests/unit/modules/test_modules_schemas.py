@@ -46,6 +46,7 @@ LOCAL = ("args", "env", "network")
 SEARCHING = {"search_engine": "searxng", "base_url": "https://search.invalid"}
 RULE_PARTS = ("tool", "tools", "command", "path", "arguments", "action", "reason")
 RULE = {"tool": ["bash"], "action": "ask"}
+JUDGE = {"provider": "one", "model": "small"}
 BESIDE: dict[str, dict[str, Any]] = {
     "provider-openai display_name": {"base_url": "https://llm.invalid/v1"},
     "provider-azure-openai endpoint": {"azure_endpoint": None, "endpoint": "https://azure.invalid"},
@@ -54,6 +55,10 @@ BESIDE: dict[str, dict[str, Any]] = {
     "tool-web api_key": SEARCHING,
     "tool-bash max_timeout": {"timeout": 1},
     **{f"hooks-approval rules.*.{name}": {"rules": [RULE]} for name in RULE_PARTS},
+    **{
+        f"loop-streaming goal_provider_preferences.*.{name}": {"goal_provider_preferences": [JUDGE]}
+        for name in ("provider", "model", "config")
+    },
     "hooks-approval tools.*.require_approval": {"tools": {"one": {"require_approval": True}}},
     "tool-mcp timeout": {"servers": {"one": {"command": "true"}}},
     "tool-mcp connect_timeout": {"servers": {"one": {"command": "true"}}},
@@ -71,6 +76,7 @@ VALUES: dict[str, Any] = {
     "hooks-approval tools": {"one": {"require_approval": True}},
     "hooks-approval tools.*.require_approval": False,
     "tool-mcp servers": {"one": {"command": "true"}},
+    "loop-streaming goal_provider_preferences": [JUDGE],
 }
 """What is said where no other value would do."""
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from amplifier_app_api.runtime.masking import MASK, SecretMask, names_secret, secrets_in
+from amplifier_app_api.runtime.masking import MASK, SecretMask, names_secret, secret_variables, secrets_in
 
 
 def test_every_known_value_is_replaced_the_longest_first() -> None:
@@ -53,3 +53,23 @@ def test_the_secrets_of_a_plan_are_found_below_everything() -> None:
     plan = {"providers": [{"config": {"api_key": "k1", "nested": {"password": "p1"}, "model": "m"}}]}
 
     assert secrets_in(plan) == {"k1", "p1"}
+
+
+def test_a_variable_is_a_secret_by_its_name_or_its_looks() -> None:
+    variables = {
+        "GREETING": "Good morning",
+        "PROJECT": "amplifier-app-api",
+        "RELEASE": "v2026.11",
+        "DB_PASSWORD": "tulips",
+        "SERVICE_TOKEN": "abc",
+        "KEY_OF_SOMEBODY": "sk-proj-4f9a81c2d7e6",
+        "DSN": "postgresql://me:pw@db.internal/app",
+        "NOTE": "there are 12 months in a year",
+    }
+
+    assert secret_variables(variables) == {
+        "tulips",
+        "abc",
+        "sk-proj-4f9a81c2d7e6",
+        "postgresql://me:pw@db.internal/app",
+    }

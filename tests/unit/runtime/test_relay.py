@@ -18,6 +18,7 @@ from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import insert_config
 from amplifier_app_api.storage.lifecycle import create_session
 from amplifier_app_api.storage.sessions import SessionRecord
+from seals import PLAIN
 
 
 class Stage:
@@ -71,6 +72,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             node_id="here",
             expected_position=0,
             notices=[],
+            seals=PLAIN,
         )
         hub = EventHub()
         recorder = Recorder(
@@ -144,7 +146,7 @@ async def test_a_message_is_whole_with_the_numbers_its_pieces_had(stage: Stage) 
     completed = stage.relay.complete("m", {"role": "assistant", "content": "text"})
 
     assert (completed.request, completed.blocks) == (1, [{"block": 1, "type": "text", "text": "text"}])
-    assert stage.relay.unfinished() is None
+    assert stage.relay.keep_unfinished() is None
 
 
 async def test_what_nobody_streamed_is_one_piece_and_messages_of_one_call_share_no_block(stage: Stage) -> None:

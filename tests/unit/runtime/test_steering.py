@@ -5,6 +5,7 @@ from typing import Any
 
 from amplifier_app_api.runtime.steering import Handover
 from amplifier_app_api.storage.steering import SteeringMessage
+from seals import PLAIN
 
 
 def message(identity: str, text: str, context: dict[str, Any] | None = None) -> SteeringMessage:
@@ -17,7 +18,7 @@ def user(content: str) -> dict[str, Any]:
 
 def test_nothing_is_handed_over_before_the_loop_asks_its_model() -> None:
     heard: list[str] = []
-    handover = Handover(heard.append)
+    handover = Handover(heard.append, PLAIN)
     handover.offer([message("1", "a")])
     before = list(heard)
 
@@ -30,7 +31,7 @@ def test_nothing_is_handed_over_before_the_loop_asks_its_model() -> None:
 
 def test_a_message_that_is_offered_twice_is_handed_over_once() -> None:
     heard: list[str] = []
-    handover = Handover(heard.append)
+    handover = Handover(heard.append, PLAIN)
     handover.loop_began()
 
     for _ in range(2):
@@ -41,7 +42,7 @@ def test_a_message_that_is_offered_twice_is_handed_over_once() -> None:
 
 def test_what_the_loop_adds_is_recorded_as_the_message_it_was_handed() -> None:
     heard: list[str] = []
-    handover = Handover(heard.append)
+    handover = Handover(heard.append, PLAIN)
     handover.loop_began()
     handover.offer([message("1", "a"), message("2", "a"), message("3", "b", {"k": 1})])
 
@@ -60,7 +61,7 @@ def test_what_the_loop_adds_is_recorded_as_the_message_it_was_handed() -> None:
 
 
 def test_a_loop_that_cannot_be_steered_is_told_nothing_and_holds_nothing() -> None:
-    handover = Handover(None)
+    handover = Handover(None, PLAIN)
     handover.loop_began()
     handover.offer([message("1", "a")])
 
@@ -75,7 +76,7 @@ def test_a_message_that_the_loop_does_not_take_stays_pending_with_those_behind_i
             raise RuntimeError("full")
         heard.append(text)
 
-    handover = Handover(full_after_one)
+    handover = Handover(full_after_one, PLAIN)
     handover.loop_began()
     handover.offer([message("1", "a"), message("2", "b"), message("3", "c")])
     taken = handover.recorded(user("a"))
@@ -96,7 +97,7 @@ async def test_a_loop_may_take_its_time_to_take_a_message() -> None:
         heard.append(text)
         taken.set()
 
-    handover = Handover(slowly)
+    handover = Handover(slowly, PLAIN)
     handover.loop_began()
     handover.offer([message("1", "a")])
 

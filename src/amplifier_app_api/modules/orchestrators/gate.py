@@ -81,10 +81,15 @@ class HookGate:
 
     def _witnessed(self, event: str) -> bool:
         """Whether somebody sees what the hooks of an event make of it; with one hook there is nothing to see."""
-        if event not in self._witnesses and len(self._hooks.list_handlers(event).get(event) or ()) > 1:
+        if event not in self._witnesses and self._listeners(event) > 1:
             name = f"loop-witness-{uuid.uuid4().hex}"
             self._witnesses[event] = self._hooks.register(event, _witness, LAST, name)
         return event in self._witnesses
+
+    def _listeners(self, event: str) -> int:
+        # The kernel's own recorder of events, which its conformance tests give a loop, cannot tell.
+        told = getattr(self._hooks, "list_handlers", None)
+        return 0 if told is None else len(told(event).get(event) or ())
 
     async def permitted(self, event: str, data: dict[str, Any]) -> Answer:
         """Emit an event beside the conversation: hooks may refuse, but what they would add has no place there."""

@@ -146,10 +146,10 @@ class ModelJudge:
 
     async def _by_preference(self) -> Chosen | None:
         for entry in self._options.provider_preferences:
-            name = self._mounted(entry["provider"])
-            model = None if name is None else await self._model(self._providers[name], entry["model"])
+            name = self._mounted(entry.provider)
+            model = None if name is None else await self._model(self._providers[name], entry.model)
             if name is not None and model is not None:
-                return Chosen(name, self._providers[name], model, dict(entry.get("config") or {}))
+                return Chosen(name, self._providers[name], model, entry.arguments)
         return None
 
     def _mounted(self, wanted: str) -> str | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from amplifier_app_api.modules.options import Options
@@ -41,10 +41,20 @@ STALLS: Mapping[str, str] = {
 """Why a goal can be out of reach, as the judge says it."""
 RESOLVABLE = "resolvable"
 
-DEFAULT_PREFERENCES: tuple[Mapping[str, Any], ...] = (
-    {"provider": "anthropic", "model": "claude-haiku-*"},
-    {"provider": "openai", "model": "gpt-*-mini*"},
-    {"provider": "gemini", "model": "gemini-*-flash*"},
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A model that may judge: the name of a provider, a model or a pattern, and arguments of its calls."""
+
+    provider: str
+    model: str
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+DEFAULT_PREFERENCES = (
+    Preference("anthropic", "claude-haiku-*"),
+    Preference("openai", "gpt-*-mini*"),
+    Preference("gemini", "gemini-*-flash*"),
 )
 """Models that judge well enough and cost little."""
 
@@ -57,7 +67,7 @@ class GoalOptions:
     busy_stall_window: int  # reasons that must resemble each other; below 2: never
     busy_stall_min_overlap: float  # of their words, 0 to 1
     model_role: str
-    provider_preferences: tuple[Mapping[str, Any], ...]
+    provider_preferences: tuple[Preference, ...]
     max_transcript_messages: int
     tool_content_clip_chars: int
     transcript_char_budget: int
@@ -81,15 +91,20 @@ class GoalOptions:
         )
 
 
-def _preferences(options: Options, value: Any) -> tuple[Mapping[str, Any], ...]:
+def _preferences(options: Options, value: Any) -> tuple[Preference, ...]:
     if value is None:
         return DEFAULT_PREFERENCES
-    entries = cast("list[Any]", value) if isinstance(value, list) else [value]
-    for entry in entries:
-        fields = cast("dict[str, Any]", entry if isinstance(entry, dict) else {})
-        if not all(isinstance(fields.get(name), str) for name in ("provider", "model")):
-            raise options.problem("goal_provider_preferences", "must be a list of mappings with `provider` and `model`")
-    return tuple(entries)
+    return tuple(
+        _preference(options, entry) for entry in (cast("list[Any]", value) if isinstance(value, list) else [value])
+    )
+
+
+def _preference(options: Options, entry: Any) -> Preference:
+    fields: Mapping[str, Any] = cast("Mapping[str, Any]", entry) if isinstance(entry, Mapping) else {"provider": entry}
+    provider, model, config = fields.get("provider"), fields.get("model"), fields.get("config")
+    if not isinstance(provider, str) or not isinstance(model, str) or not isinstance(config, Mapping | None):
+        raise options.problem("goal_provider_preferences", "must be a list of mappings with `provider` and `model`")
+    return Preference(provider, model, dict(cast("Mapping[str, Any]", config or {})))
 
 
 class Judge(Protocol):

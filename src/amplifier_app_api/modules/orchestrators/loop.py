@@ -157,6 +157,7 @@ class _Turn:
         self._context = context
         self._providers = providers
         self._tools = tools
+        self._coordinator = coordinator
         self._gate = HookGate(hooks, coordinator)
         self._cancellation = getattr(coordinator, "cancellation", None)
         self._iterations = 0
@@ -167,14 +168,6 @@ class _Turn:
         self._pursuit: Pursuit | None = None
         if loop.goals is not None and isinstance(state, MutableMapping):
             self._pursuit = Pursuit(loop.name, loop.goals, cast("MutableMapping[str, Any]", state))
-            self._judge = ModelJudge(
-                loop.goals,
-                self._gate,
-                coordinator,
-                providers,
-                default=self._choose_provider,
-                rows=context.get_messages,
-            )
 
     def close(self) -> None:
         self._gate.close()
@@ -217,15 +210,23 @@ class _Turn:
 
     async def _pursued(self, ending: Ending) -> Ending:
         """Go on until the goal of the session is reached or given up; without one the answer stands."""
-        pursuit = self._pursuit
-        if pursuit is None:
+        pursuit, goals = self._pursuit, self._loop.goals
+        if pursuit is None or goals is None or not pursuit.active:
             return ending
+        judge = ModelJudge(
+            goals,
+            self._gate,
+            self._coordinator,
+            self._providers,
+            default=self._choose_provider,
+            rows=self._context.get_messages,
+        )
         while ending.status == "success" and pursuit.active:
             if self._is_cancelled:
                 await self._say_cancelled()
                 ending = Ending(self._text, "cancelled")
                 break
-            turn, step = pursuit.turn, await pursuit.judged(self._judge, acted=self._acted)
+            turn, step = pursuit.turn, await pursuit.judged(judge, acted=self._acted)
             if step is None or step.prompt is None:
                 self._outcome = step
                 return ending
@@ -359,7 +360,8 @@ class _Turn:
     async def _run_tools(self, calls: list[ToolCall]) -> None:
         self._acted = True
         self._gate.hold()
-        answers, cancelled = await ToolRound(self._tools, self._gate, self._cancellation).run(calls)
+        tools = ToolRound(self._tools, self._gate, self._cancellation, self._coordinator)
+        answers, cancelled = await tools.run(calls)
         for call, answer in zip(calls, answers, strict=True):
             await self._context.add_message(tool_row(call.id, call.name, answer))
         await self._gate.release()

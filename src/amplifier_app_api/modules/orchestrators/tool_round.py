@@ -1,8 +1,9 @@
 """Running the tool calls of one reply.
 
-They run side by side, each in a task of its own (the host recognises a call by its task), and are answered
-in the order the model made them. Whatever happens, every call gets an answer: a history with an unanswered
-call is refused by the next provider that reads it.
+They run side by side, each in a task of its own, and are answered in the order the model made them. Which
+call a task runs the coordinator's `_tool_dispatch_contexts` says meanwhile, for tools that tell others whose
+call they are. Whatever happens, every call gets an answer: a history with an unanswered call is refused by
+the next provider that reads it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ UNWIND_SECONDS = 2.0  # how long a cancelled tool may tidy up before the turn en
 class ToolRound:
     """`run` gives one answer per call, in call order, and is never cut short by a failing tool."""
 
-    def __init__(self, tools: Mapping[str, Any], gate: HookGate, cancellation: Any) -> None:
+    def __init__(self, tools: Mapping[str, Any], gate: HookGate, cancellation: Any, coordinator: Any = None) -> None:
         self._tools = tools
         self._gate = gate
         self._cancellation = cancellation
+        self._in_hand = _calls_in_hand(coordinator)
 
     async def run(self, calls: Sequence[ToolCall]) -> tuple[list[str], bool]:
         """The answers, and whether we were cancelled meanwhile: open calls are then answered `CANCELLED`."""
@@ -62,7 +64,7 @@ class ToolRound:
             known = ", ".join(self._tools) or "none"
             return await self._failed(facts, "ToolNotFound", f"There is no tool {call.name!r}. Tools: {known}")
         try:
-            result = await self._execute(tool, call, arguments)
+            result = await self._execute(tool, call, arguments, group)
         except (Exception, SystemExit) as error:  # a tool may raise anything; the model is told and the turn goes on
             logger.exception("tool raised", extra={"tool": call.name, "tool_call_id": call.id})
             return await self._failed(facts, type(error).__name__, str(error) or type(error).__name__)
@@ -80,12 +82,15 @@ class ToolRound:
         answer = await self._gate.emit(TOOL_POST, {**facts, "result": shown})
         return _result_from(answer.data["result"], result) if answer.altered("result", shown) else result
 
-    async def _execute(self, tool: Any, call: ToolCall, arguments: dict[str, Any]) -> ToolResult:
+    async def _execute(self, tool: Any, call: ToolCall, arguments: dict[str, Any], group: str) -> ToolResult:
+        task = asyncio.current_task()
+        self._in_hand[task] = {"tool_call_id": call.id, "parallel_group_id": group}
         if self._cancellation is not None:
             self._cancellation.register_tool_start(call.id, call.name)
         try:
             result = await tool.execute(arguments)
         finally:
+            self._in_hand.pop(task, None)
             if self._cancellation is not None:
                 self._cancellation.register_tool_complete(call.id)
         return result if isinstance(result, ToolResult) else ToolResult(output=result)
@@ -93,6 +98,16 @@ class ToolRound:
     async def _failed(self, facts: dict[str, Any], kind: str, message: str) -> str:
         await self._gate.emit(TOOL_ERROR, {**facts, "error": {"type": kind, "msg": message}})
         return f"Error: {message}"
+
+
+def _calls_in_hand(coordinator: Any) -> dict[Any, dict[str, Any]]:
+    """The calls that run in a session, by their tasks."""
+    if coordinator is None:
+        return {}
+    known: Any = getattr(coordinator, "_tool_dispatch_contexts", None)
+    if known is None:
+        known = coordinator._tool_dispatch_contexts = {}
+    return known
 
 
 def _answer_of(task: asyncio.Task[str]) -> str:

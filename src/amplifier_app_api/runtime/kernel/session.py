@@ -161,6 +161,11 @@ class KernelSession:
         """How the loop is told something while it runs; None when it listens to nobody."""
         return self.session.coordinator.get_capability("session.steer")
 
+    @property
+    def redactor(self) -> Any:
+        """What a module offers to mask texts with; None where no module does."""
+        return self.session.coordinator.get_capability("session.redactor")
+
     def adopt(self, child: "KernelSession") -> Callable[[], None]:
         """Let the modules of a child see that this session is being stopped, until what is returned is called."""
         mine, its = self.session.coordinator.cancellation, child.session.coordinator.cancellation

@@ -140,6 +140,7 @@ def upgrade() -> None:
         sa.Column("turn_id", sa.Text, nullable=False),
         sa.Column("content", sa.Text, nullable=False),
         sa.Column("context", sa.Text),
+        sa.Column("kernel", sa.Text),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("created_at", sa.Text, nullable=False),
         sa.ForeignKeyConstraint(
@@ -177,6 +178,7 @@ def upgrade() -> None:
     op.add_column("sessions", sa.Column("parent_call_id", sa.Text))
     op.add_column("sessions", sa.Column("spawn", sa.Text))
     op.add_column("sessions", sa.Column("forked_from", sa.Text))
+    op.add_column("sessions", sa.Column("titled", INTEGER, nullable=False, server_default="0"))
     op.add_column("sessions", sa.Column("budget", sa.Text))
     op.add_column("sessions", sa.Column("turn_count", INTEGER, nullable=False, server_default="0"))
     op.add_column("sessions", sa.Column("pruned_seq", INTEGER, nullable=False, server_default="0"))
@@ -204,7 +206,13 @@ def upgrade() -> None:
     op.create_index(
         "ix_turns_unfinished", "turns", ["status", "created_at"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
     )
-    op.create_index("ix_turns_queued", "turns", ["session_id", "number"], sqlite_where=QUEUED, postgresql_where=QUEUED)
+    op.create_index(
+        "ix_turns_queued",
+        "turns",
+        ["session_id", "status", "number"],
+        sqlite_where=QUEUED,
+        postgresql_where=QUEUED,
+    )
     op.create_index(
         "ix_turns_parent",
         "turns",
