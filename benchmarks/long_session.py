@@ -6,13 +6,12 @@ alike, to tell what the modules themselves cost when a history is long.
 """
 
 import statistics
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from figures import Figure, Samples, ratio, timed
-from in_process import bare_session, config_text, managers
+from in_process import bare_session, config_text, frames_written, managers
 from running import main
 
 from amplifier_app_api.runtime.kernel.loader import ModuleTable
@@ -23,8 +22,6 @@ SESSIONS = 3
 MEASURED = 8  # turns from the named one on, of every session
 MESSAGE = "A message of an ordinary length, which the model is going to repeat word by word, once per turn."
 MOST_TIMES = 1.2
-FRAMES_AT = 16  # of the index: the number of frames in the log
-FRAME_BYTES = 4096 + 24
 
 Turn = Callable[[], Awaitable[object]]
 
@@ -38,14 +35,10 @@ class Measured:
 
     async def turn(self, turn: Turn, log: Path | None) -> None:
         """One turn. A log that began anew in between says nothing about it."""
-        before = 0 if log is None else _frames(log)
+        before = 0 if log is None else frames_written(log)
         await self.taken.of(turn())
-        if log is not None and (frames := _frames(log) - before) >= 0:
-            self.written.append(frames * FRAME_BYTES)
-
-
-def _frames(log: Path) -> int:
-    return struct.unpack("=I", log.read_bytes()[FRAMES_AT : FRAMES_AT + 4])[0]
+        if log is not None and (written := frames_written(log) - before) >= 0:
+            self.written.append(written)
 
 
 async def measure() -> list[Figure]:

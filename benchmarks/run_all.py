@@ -8,7 +8,19 @@ from pathlib import Path
 from figures import Figure, table
 from machine import facts
 
-BENCHMARKS = ("turns", "opening", "preparing", "modules", "streaming", "slow_streams", "memory", "long_session")
+BENCHMARKS = (
+    "turns",
+    "opening",
+    "preparing",
+    "modules",
+    "streaming",
+    "slow_streams",
+    "memory",
+    "long_session",
+    "tool_turns",
+    "many_sessions",
+    "recovery",
+)
 LIMIT_SECONDS = 400
 
 

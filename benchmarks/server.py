@@ -13,6 +13,8 @@ from pathlib import Path
 
 READY_SECONDS = 30
 STOP_SECONDS = 30
+EXPECTED = ('"level":"info"', "SQLite can damage", "a turn was left and is taken over")
+TROUBLE_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*, bytecode: Path | None = None, **settings: str) -> AsyncGenerator[Server]:
+async def serving(
+    *, bytecode: Path | None = None, data_dir: Path | None = None, **settings: str
+) -> AsyncGenerator[Server]:
     """A server with these settings (`live_sessions="2000"`), which is stopped at the end. Its log goes to a file.
 
     `bytecode` is where Python keeps what it compiled, so that a first start can be told from the later ones.
+    `data_dir` is that of a server before it; without one it is new.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        data_dir = Path(folder) / "data"
+        data_dir = data_dir or Path(folder) / "data"
         log = Path(folder) / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AMPLIFIER_")}
         environment |= {f"AMPLIFIER_{name.upper()}": value for name, value in settings.items()}
@@ -75,6 +80,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 def _tell_of_trouble(log: Path) -> None:
     """What the server complained about belongs beside the figures."""
-    for line in log.read_text().splitlines():
-        if '"level":"info"' not in line and "SQLite can damage" not in line:
-            print(f"server: {line}", file=sys.stderr)
+    lines = [line for line in log.read_text().splitlines() if not any(mark in line for mark in EXPECTED)]
+    for line in lines[:TROUBLE_LINES]:
+        print(f"server: {line}", file=sys.stderr)
+    if len(lines) > TROUBLE_LINES:
+        print(f"server: and {len(lines) - TROUBLE_LINES} lines more", file=sys.stderr)

@@ -201,7 +201,7 @@ class TestSessions:
         events = [event async for event in sessions.stream_message(session.session_id, "Hello")]
 
         assert events[0] == {"type": "connected", "session_id": session.session_id}
-        assert [event["text"] for event in events if event["type"] == "message.delta"] == ["The", " first", " answer."]
+        assert [event["text"] for event in events if event["type"] == "message.delta"] == ["The ", "first ", "answer."]
         assert [event["type"] for event in events[-3:]] == ["turn.completed", "response", "done"]
         assert events[-2]["content"] == "The first answer."
 

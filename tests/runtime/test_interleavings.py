@@ -13,11 +13,13 @@ from amplifier_app_api.core.approvals import ApprovalManager
 from amplifier_app_api.core.config_manager import ConfigManager
 from amplifier_app_api.core.session_copies import SessionCopies
 from amplifier_app_api.events.delta_log import DeltaLog
+from amplifier_app_api.models.approval import ApprovalStatus
 from amplifier_app_api.models.page import PageRequest
 from amplifier_app_api.models.session import ForkRequest, WhenBusy
 from amplifier_app_api.runtime.accept import Incoming, SessionBusy
 from amplifier_app_api.runtime.approvals import ApprovalBoard
 from amplifier_app_api.storage import Database
+from amplifier_app_api.storage.approvals import settle_approval
 from runtime_bundles import bundle_text, from_folder
 from runtime_faults import provider
 
@@ -156,6 +158,34 @@ async def test_an_answer_that_comes_through_another_server_while_its_turn_is_can
 
     [told] = [event for event in await chat.events() if event["type"] == "approval.resolved"]
     assert (told["status"], told["decision"]) == ("answered", "deny")
+
+
+async def test_a_question_that_was_taken_back_is_told_though_its_process_died_before_it_could(
+    open_chat: Any, make_sessions: MakeSessions, db: Database
+) -> None:
+    asks = bundle_text(
+        tools=[from_folder("tool-compass")],
+        hooks=[from_folder("hooks-doorman", options=["allow", "deny"])],
+        replies=['[[tool: compass {"of": "east"}]] [[then: done]]'],
+    )
+    chat = await open_chat(asks)
+    await chat.sessions.create_turn(chat.session_id, "go")
+    await events_until(chat, lambda events: "approval.requested" in [event["type"] for event in events])
+    desks = ApprovalManager(db, board=ApprovalBoard(db, limit=timedelta(hours=1)))
+    [first] = (await desks.page_approvals(PageRequest())).items
+    await db.write(settle_approval, first.approval_id, ApprovalStatus.WITHDRAWN, now=first.created_at, decision=None)
+
+    other = await gone_on_with(chat, make_sessions())
+    kinds = ["approval.requested", "approval.requested"]
+    await events_until(
+        other, lambda events: [one["type"] for one in events if one["type"].startswith("approval")] == kinds
+    )
+    await other.sessions.cancel(chat.session_id)
+
+    told = [event["approval_id"] for event in await other.events() if event["type"] == "approval.resolved"]
+    asked = [event["approval_id"] for event in await other.events() if event["type"] == "approval.requested"]
+    assert sorted(told) == sorted(asked)
+    assert first.approval_id in told
 
 
 async def at_the_gate(chat: Any) -> asyncio.Task[Any]:

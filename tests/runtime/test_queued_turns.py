@@ -11,6 +11,7 @@ from amplifier_app_api.core.session_manager import SessionBusy, SessionClosed, S
 from amplifier_app_api.models.page import PageRequest
 from amplifier_app_api.models.turn import TurnStatus
 from amplifier_app_api.runtime.pool import ShuttingDown, TooManyTurns
+from amplifier_app_api.storage import Database
 from runtime_bundles import bundle_text, from_folder
 
 SLOW = "[[slow: tokens=5000 delay_ms=5]]"
@@ -338,6 +339,29 @@ async def test_turns_that_wait_are_kept_when_the_process_ends_and_begun_by_the_n
     async with asyncio.timeout(20):
         outcome = await second._runtime.outcome_of(chat.session_id, turn_id, within="default")
     assert (outcome.status, outcome.response) == ("completed", "hello")
+
+
+async def test_a_turn_that_ends_while_the_queue_is_looked_at_lets_the_next_one_begin(
+    open_chat: Any, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = await open_chat()
+    turn_id = await running(chat)
+    read, looked, told = db.read, asyncio.Event(), asyncio.Event()
+
+    async def read_and_tell_later(fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        found = await read(fn, *args, **kwargs)
+        if fn.__name__ == "work_to_do" and not looked.is_set():
+            looked.set()
+            await told.wait()
+        return found
+
+    monkeypatch.setattr(db, "read", read_and_tell_later)
+    waits = await queued(chat, "next")
+    await asyncio.wait_for(looked.wait(), 10)  # while the first turn still ran
+    await chat.sessions.cancel_turn(chat.session_id, turn_id)
+    told.set()
+
+    assert (await ended(chat, waits)).response == "next"
 
 
 @pytest.mark.parametrize("policy", ["reject", "queue", "interrupt", "steer"])

@@ -113,7 +113,7 @@ async def test_a_session_that_could_not_be_opened_is_mended_by_a_revision_that_c
 ) -> None:
     extra = tmp_path / "extra.md"
     extra.write_text("---\nbundle:\n  name: extra\n---\n")
-    text = bundle_text(replies=["one"]).replace("- bundle: foundation", f"- bundle: foundation\n- bundle: {extra}")
+    text = bundle_text(replies=["one"]).replace("includes:\n", f"includes:\n- bundle: {extra}\n")
     chat = await open_chat(text)
     await chat.sessions._runtime.close()
     extra.unlink()

@@ -153,7 +153,7 @@ class ApprovalDesk:
         self._earlier = [
             (approval, told)
             for approval, told in await self._db.read(approvals_of_turn, self._key.turn_id)
-            if approval.status is not ApprovalStatus.WITHDRAWN
+            if approval.status is not ApprovalStatus.WITHDRAWN or not told
         ]
         self._asked = bool(self._earlier)
 
@@ -203,6 +203,8 @@ class ApprovalDesk:
         """What an earlier attempt asked about this very call; each is found once."""
 
         def same(other: Approval) -> bool:
+            if other.status is ApprovalStatus.WITHDRAWN:  # it is still to be told, when the turn ends
+                return False
             if (other.call_id, other.digest, other.tool) != (approval.call_id, approval.digest, approval.tool):
                 return False
             return other.prompt == approval.prompt or approval.call_id is not None

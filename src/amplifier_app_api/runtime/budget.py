@@ -35,6 +35,7 @@ class Account:
     budget: Budget
     booked: Spent = field(default_factory=Spent)
     running: dict[str, Spent] = field(default_factory=dict[str, Spent])
+    settled: int = 0
 
     @property
     def total(self) -> Spent:
@@ -50,7 +51,10 @@ class Account:
 
     def settle(self, turn_id: str) -> None:
         """A turn has ended: what it used is booked."""
-        self.booked = self.booked.plus(self.running.pop(turn_id, NOTHING_SPENT))
+        spent = self.running.pop(turn_id, None)
+        if spent is not None:
+            self.booked = self.booked.plus(spent)
+            self.settled += 1
 
     def used_up(self, *, tool: bool = False) -> str | None:
         """Which bound leaves nothing for another model call, or for another tool call. None: there is room."""
@@ -147,11 +151,14 @@ class Meter:
         self.accounts = (self._account,)
 
     def close(self) -> Spent:
-        """The turn has ended; what it used itself."""
+        """The turn has ended; what it used itself. It counts as running until that is booked, see `settle`."""
         self.own = Spent(self.own.usage, self.own.tool_calls, self.own.iterations, self.clock.elapsed)
+        return self.own
+
+    def settle(self) -> None:
+        """What the turn used is in the rows: before, whoever reads them would count it in neither place."""
         for account in self.accounts:
             account.settle(self._turn_id)
-        return self.own
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,8 @@ class Standing:
     session_spent: Spent = field(default_factory=Spent)
     day: date | None = None
     tenant_spent: Spent = field(default_factory=Spent)
+    settled: int = 0
+    """How many turns of the tenant had been settled here when the rows were read."""
 
 
 class Budgets:
@@ -196,8 +205,10 @@ class Budgets:
         if self._tenant is None:
             return Standing(budget, spent)
         day = now.date()
+        known = self._tenants.get(within)
+        settled = known[1].settled if known is not None and known[0] == day else 0
         booked = next((one.spent for one in usage_of_days(conn, day, day, within=within)), Spent())
-        return Standing(budget, spent, day, booked)
+        return Standing(budget, spent, day, booked, settled)
 
     def _running(self, tenant_id: str, day: date) -> dict[str, Spent]:
         known = self._tenants.get(tenant_id)
@@ -211,15 +222,18 @@ class Budgets:
         if standing.session is not None:
             accounts.append(Account("session", standing.session, standing.session_spent))
         if self._tenant is not None and standing.day is not None:
-            accounts.append(self._account_of(tenant_id, standing.day, standing.tenant_spent, self._tenant))
+            accounts.append(self._account_of(tenant_id, standing.day, standing, self._tenant))
         return Meter(turn_id, smaller(budget, self._turn), accounts, parent)
 
-    def _account_of(self, tenant_id: str, day: date, booked: Spent, budget: Budget) -> Account:
+    def _account_of(self, tenant_id: str, day: date, standing: Standing, budget: Budget) -> Account:
         known = self._tenants.get(tenant_id)
         if known is None or known[0] != day:
             known = self._tenants[tenant_id] = (day, Account("tenant", budget))
-        known[1].booked = booked  # the row knows what ended on other nodes, too
-        return known[1]
+        account = known[1]
+        # The row knows what ended on other nodes, too; but not of a turn that ended here since it was read.
+        if account.settled == standing.settled:
+            account.booked = standing.tenant_spent
+        return account
 
 
 def smaller(one: Budget | None, other: Budget | None) -> Budget | None:

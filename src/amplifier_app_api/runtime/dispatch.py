@@ -77,7 +77,7 @@ class Dispatcher:
                 self._look_later()
 
     async def _round(self) -> None:
-        self._waiting = False
+        self._waiting = True  # a turn that ends while it looks may leave work that it does not see
         found = await self._db.read(work_to_do, limit=AT_ONCE * 4)
         for session_id, tenant_id in found.left_over:
             await self._work.queue_left_over(session_id, tenant_id)
@@ -87,7 +87,7 @@ class Dispatcher:
             if session_id not in self._serving:
                 task = asyncio.create_task(self._serve(session_id, tenant_id), name=f"next turn of {session_id}")
                 self._serving[session_id] = task
-        self._waiting = self._waiting or found.waiting > 0 or bool(found.left_over)
+        self._waiting = found.waiting > 0 or bool(found.left_over)
         if found.left_over:
             self._changed.set()
 

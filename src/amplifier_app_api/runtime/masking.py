@@ -30,6 +30,7 @@ __all__ = [
 
 MIN_LENGTH = 6
 """A shorter value would mask ordinary words."""
+_NAMES_KEY = re.compile(r"(?:^|_)(?:keys?|pwd|pass|pin|auth|creds?|dsn)(?:$|_)", re.IGNORECASE)
 KEY_LENGTH = 16
 """A shorter variable is a secret only by its name or its use."""
 TELLING = 4
@@ -259,7 +260,11 @@ def secret_variables(variables: Mapping[str, str]) -> set[str]:
     Not every variable is one: a greeting or the name of a project has to be sayable. What fills a secret option is
     found there, by `secrets_in`.
     """
-    return {value for name, value in variables.items() if names_secret(name) or _looks_like_a_key(value)}
+    return {
+        value
+        for name, value in variables.items()
+        if names_secret(name) or _NAMES_KEY.search(name) is not None or _looks_like_a_key(value)
+    }
 
 
 def _looks_like_a_key(value: str) -> bool:

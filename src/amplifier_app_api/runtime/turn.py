@@ -429,7 +429,9 @@ class Turn:
         try:
             while True:
                 try:
-                    self._tell(outcome if await self._written(ending, outcome) else await self._ended_elsewhere())
+                    written = await self._written(ending, outcome)
+                    self.meter.settle()
+                    self._tell(outcome if written else await self._ended_elsewhere())
                     return
                 except DatabaseUnavailable:
                     pause = next(pauses, None)
@@ -439,6 +441,7 @@ class Turn:
                 await asyncio.sleep(END_RETRY_LATER_SECONDS if pause is None else pause)
         finally:
             # Whoever waits is released, whatever happened.
+            self.meter.settle()
             self._tell(self._unwritten())
 
     async def _written(self, ending: Ending, outcome: Outcome) -> bool:

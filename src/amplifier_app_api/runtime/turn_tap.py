@@ -174,9 +174,10 @@ class TurnTap:
             raise StopLoop
         if self.on_model_call is not None:
             self.on_model_call()
-        await self._write()
+        # Before anything is awaited: of two turns that share the last call of a budget one gets it.
         self.tally.iterations += 1
         self._meter.charge(iterations=1)
+        await self._write()
         self._asking_model += 1
         self._relay.begin_call()
 

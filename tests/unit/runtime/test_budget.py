@@ -77,6 +77,7 @@ def test_what_a_turn_used_stays_booked_when_it_has_ended() -> None:
     first = Meter("1", None, [tenant])
     first.charge(iterations=1)
     first.close()
+    first.settle()
 
     second = Meter("2", None, [tenant])
     second.charge(iterations=1)
