@@ -30,9 +30,9 @@ QUICKSTART: dict[str, tuple[int, list[str]]] = {
         0,
         [
             'data: {"type":"connected"',
-            '"text":"One"',
-            '"text":" word"',
-            '"text":" other"',
+            '"text":"One "',
+            '"text":"word "',
+            '"text":"other"',
             '"content":"One word after the other"',
             "event: done\n",
         ],
@@ -148,7 +148,7 @@ def test_the_script_of_the_readme_answers_without_a_server(tmp_path: Path) -> No
         check=False,
     )
 
-    assert (done.returncode, done.stdout) == (0, "Hello\nand| goodbye|"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "Hello\nand |goodbye|"), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["agents"]
 
 

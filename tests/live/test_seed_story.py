@@ -48,7 +48,7 @@ def test_the_seeds_example_streams_its_answer_token_by_token(server: LiveServer)
 
     assert events[0] == {"type": "connected", "session_id": session_id}
     deltas = [event for event in events if event["type"] == "message.delta"]
-    assert [delta["text"] for delta in deltas] == ["Hello", " from", " the", " model."]
+    assert [delta["text"] for delta in deltas] == ["Hello ", "from ", "the ", "model."]
     assert events[-2]["content"] == "Hello from the model."
     assert events[-1]["type"] == "done" and events[-1]["usage"]["output_tokens"] == 4
 
