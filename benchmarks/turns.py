@@ -1,7 +1,8 @@
 """A plain turn over HTTP, beside the same turn in process, beside the bare kernel.
 
-All three answer the same text from the same modules. Rounds of the three take turns, and every round begins on new
-sessions, so that they have the same history and meet the same weather.
+All three answer the same text from the same modules. Beside them a turn in process has all of foundation: its tools,
+its agents and its hooks. Rounds of the four take turns, and every round begins on new sessions, so that they have the
+same history and meet the same weather.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ async def measure() -> list[Figure]:
     async with managers() as inside, serving() as server:
         connection = await Connection.open(server.port)
         config = (await inside.configs.create_config("bench", config_text())).config_id
+        whole = (await inside.configs.create_config("whole", config_text(bundle="foundation"))).config_id
         body = {"name": "bench", "yaml_content": config_text()}
         remote_config = (await connection.json("POST", "/configs", body))["config_id"]
 
@@ -45,7 +47,10 @@ async def measure() -> list[Figure]:
             session = await bare_session(inside.runtime, config_text(), table)
             return lambda: session.execute(MESSAGE)
 
-        http, managed, bare = await _interleaved((over_http, in_process, on_kernel))
+        async def with_foundation() -> Turn:
+            return await _managed_turn(inside, whole)
+
+        http, managed, bare, full = await _interleaved((over_http, in_process, on_kernel, with_foundation))
         rates = await _rates(server.port, remote_config, inside, config)
         await connection.close()
     return [
@@ -56,6 +61,8 @@ async def measure() -> list[Figure]:
         ratio("in process : bare kernel", _ratio(managed, bare)),
         timed("turn in process: CPU", flat([samples.cpu for samples in managed])),
         timed("turn on the bare kernel: CPU", flat([samples.cpu for samples in bare])),
+        timed("turn in process, all of foundation", flat([samples.wall for samples in full])),
+        timed("turn in process, all of foundation: CPU", flat([samples.cpu for samples in full])),
         *rates,
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from amplifier_app_api.models.plan import Plan
-from live_server import LiveServer
+from live_server import LiveServer, payloads
 from terminal import Terminal, at, blocks_to_run, code_of, free_port, not_in_order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,56 @@ def test_variables_of_a_session_fill_what_the_page_leaves_open(tmp_path: Path) -
 
     expected = ['"code":"missing_variable"', "GREETING: say how to greet", '"response":"Good morning"']
     assert (status, not_in_order(printed, expected)) == (0, []), printed
+
+
+# What each block of the page prints, in this order.
+WORK: dict[str, list[str]] = {
+    "session": [],
+    "explore": [
+        '"response":"The version is in app.py."',
+        '"ok":true,"output":"app.py"',
+        '"ok":true,"output":"app.py"',
+        '"ok":true,"output":"VERSION = 1\\n"',
+    ],
+    "edit": ['"status":"waiting"', '"tool":"edit_file"', '"options":["allow","deny"]', "VERSION = 1\n"],
+    "allow": ['"status":"answered","decision":"allow"'],
+    "review": ['"response":"Reviewed."', "VERSION = 2\n", '"role":"tool"', "VERSION = 2", "Fit as it is."],
+    "fill": ['"type":"context.compacted"', "}23\n"],
+    "speak": [],
+    "again": [
+        '"response":"It was 1 and is 2 now, and a reviewer found nothing."',
+        '"type":"turn.recovered"',
+        '"attempt":2,"reused":[],"unknown":[]',
+        '"type":"message.discarded"',
+    ],
+    "account": ['"turns":9,"tool_calls":7', '{"type":"end","records":'],
+}
+
+
+@needs_curl
+def test_a_whole_piece_of_work_goes_as_the_page_says(tmp_path: Path) -> None:
+    port = free_port()
+    steps = blocks_to_run(page("a-whole-piece-of-work"), "work")
+    assert list(steps) == list(WORK)
+    steps["session"] = at(port, steps["session"])
+
+    with LiveServer(tmp_path / ".amplifier-api", "--port", str(port)) as server, Terminal(tmp_path) as terminal:
+        for name, commands in steps.items():
+            if name == "again":
+                server.kill()
+                server.start()
+            status, printed = terminal.run(commands)
+            assert (name, status, not_in_order(printed, WORK[name])) == (name, 0, []), printed
+            if name == "speak":
+                until_it_speaks(server)
+
+
+def until_it_speaks(server: LiveServer) -> None:
+    """Return when the newest turn of the only session says something."""
+    (session,) = server.get("/sessions")["sessions"]
+    place = f"/sessions/{session['session_id']}/events"
+    with server.client.stream("GET", place, params={"after": session["last_seq"]}) as answer:
+        assert any(event["type"] == "message.delta" for event in payloads(answer.iter_lines()))
 
 
 def test_the_python_client_of_the_page_prints_an_answer_and_survives_the_death_of_the_server(tmp_path: Path) -> None:

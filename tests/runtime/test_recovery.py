@@ -212,6 +212,8 @@ async def test_the_usage_of_earlier_attempts_counts(
     assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (20, 2)
     session = await other.sessions.get_session(chat.session_id)
     assert session is not None and session.usage.input_tokens == 20
+    turn = await other.sessions.get_turn(chat.session_id, turn_id)
+    assert turn is not None and turn.tool_calls == 1
 
 
 async def test_a_loop_that_cannot_go_on_ends_interrupted_with_its_calls_answered(

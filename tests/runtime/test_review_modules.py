@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text as sql
 
+from amplifier_app_api.models.turn import Budget
 from runtime_bundles import bundle_text
 from runtime_faults import provider, tool, written_module
 
@@ -152,6 +153,88 @@ async def test_a_provider_that_asks_another_one_makes_one_model_call_of_it(open_
 
     assert (answer["response"], answer["usage"]["input_tokens"]) == ("once", 3)
     assert [event["request"] for event in of_type(await chat.events(), "message.completed")] == [1]
+
+
+ASKS_BESIDE = """
+import asyncio
+from amplifier_core import ChatRequest, HookResult
+from amplifier_core.message_models import Message
+
+__amplifier_module_type__ = "hook"
+
+
+async def mount(coordinator, config=None):
+    async def ask():
+        request = ChatRequest(messages=[Message(role="user", content="A title, please")])
+        answers.append(await coordinator.get("providers")["scripted"].complete(request))
+
+    async def on_complete(event, data):
+        await asyncio.create_task(ask())
+        return HookResult(action="continue")
+
+    coordinator.hooks.register("prompt:complete", on_complete, 50, name="asks-beside")
+
+
+answers = []
+"""
+
+
+async def test_what_a_hook_asks_a_model_once_the_answer_is_out_is_no_call_of_the_turn(
+    open_chat: Any, make_sessions: Any, tmp_path: Path
+) -> None:
+    hook = written_module(tmp_path, "hooks", ASKS_BESIDE)
+    chat = await open_chat(bundle_text(hooks=[hook]), manager=make_sessions(turn_budget=Budget(iterations=1)))
+
+    events = await chat.stream("[[text: hello]] [[usage: input=3 output=2]]")
+
+    answers = sys.modules[f"amplifier_module_{hook['module'].replace('-', '_')}"].answers
+    assert [answer.content[0].text for answer in answers] == ["A title, please"]
+    assert [event["text"] for event in events if event["type"] == "message.delta"] == ["hello"]
+    log = await chat.events()
+    assert [event["type"] for event in log] == [
+        "session.created",
+        "turn.started",
+        "message.user",
+        "message.completed",
+        "usage.updated",
+        "turn.completed",
+    ]
+    used = log[-1]["usage"]
+    assert (log[-1]["stop_reason"], used["input_tokens"], used["output_tokens"]) == ("end_turn", 3, 2)
+
+
+DELEGATES_LATE = """
+from amplifier_core import HookResult
+
+__amplifier_module_type__ = "hook"
+
+
+async def mount(coordinator, config=None):
+    async def on_complete(event, data):
+        if coordinator.parent_id is None:
+            spawn = coordinator.get_capability("session.spawn")
+            await spawn(agent_name="self", instruction="[[text: checked]] [[usage: input=30 output=20]]")
+        return HookResult(action="continue")
+
+    coordinator.hooks.register("prompt:complete", on_complete, 50, name="delegates-late")
+"""
+
+
+async def test_an_agent_that_a_hook_gives_a_task_once_the_answer_is_out_has_a_turn_like_any_other(
+    open_chat: Any, tmp_path: Path
+) -> None:
+    chat = await open_chat(bundle_text(hooks=[written_module(tmp_path, "hooks", DELEGATES_LATE)]))
+
+    await chat.say("[[text: hello]] [[usage: input=3 output=2]]")
+
+    log = await chat.events()
+    [started] = of_type(log, "child.started")
+    child = await chat.sessions.get_session(started["child_id"])
+    assert (child.usage.input_tokens, log[-1]["usage"]["input_tokens"]) == (30, 33)
+    assert await type(chat)(chat.sessions, child.session_id).transcript() == [
+        ("user", "[[text: checked]] [[usage: input=30 output=20]]"),
+        ("assistant", "checked"),
+    ]
 
 
 async def test_a_loop_that_gives_a_tool_up_tells_that_it_ended(open_chat: Any, tmp_path: Path) -> None:

@@ -223,7 +223,8 @@ def _resumption(taken: TakenOver, left: LeftTurn) -> Resumption:
     abandoned = left.abandoned or [left.requests + 1] * left.asking
     return Resumption(
         attempt=taken.attempt,
-        tally=Tally(left.usage, left.iterations, left.tool_calls),
+        # What was started since the last reply is in the journal only.
+        tally=Tally(left.usage, left.iterations, max(left.tool_calls, len(left.calls))),
         requests=max(left.requests, *abandoned, 0),
         abandoned=abandoned,
         calls=left.calls,

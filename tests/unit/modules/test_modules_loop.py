@@ -6,10 +6,36 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from amplifier_core.message_models import TextBlock
 from amplifier_core.models import HookResult, ToolResult
 
 LOOPS = pytest.mark.parametrize("loop", ["loop-basic", "loop-streaming"])
 DEADLINE = 10  # seconds after which a test that waits has failed
+
+
+class Watcher:
+    """Hands everything on to another provider; `asked` are the requests, with what was said beside them."""
+
+    name = "watcher"
+    priority = 1
+
+    def __init__(self, inner: Any) -> None:
+        self.asked: list[tuple[Any, dict[str, Any]]] = []
+        self._inner = inner
+
+    async def complete(self, request: Any, **kwargs: Any) -> Any:
+        self.asked.append((request, kwargs))
+        return await self._inner.complete(request)
+
+    def parse_tool_calls(self, response: Any) -> list[Any]:
+        return self._inner.parse_tool_calls(response)
+
+
+async def watching(chat: Any) -> Watcher:
+    """A watcher before the provider of a conversation."""
+    watcher = Watcher(chat.coordinator.get("providers")["scripted"])
+    await chat.coordinator.mount("providers", watcher, name=watcher.name)
+    return watcher
 
 
 @LOOPS
@@ -233,12 +259,18 @@ async def test_a_denied_tool_does_not_run(open_chat: Any) -> None:
 
 async def test_what_a_hook_adds_for_one_request_is_shown_once_and_not_stored(open_chat: Any) -> None:
     chat = await open_chat()
+    watcher = await watching(chat)
     note = {"action": "inject_context", "context_injection": "[[text: from the hook]]", "ephemeral": True}
     answers = [HookResult(**note, context_injection_role="user"), None]
     chat.on("provider:request", lambda _: answers.pop(0))
 
-    assert await chat.say("hi") == "from the hook"
+    assert await chat.say("hi") == "hi"
     assert await chat.say("again") == "again"
+    assert [[(row.role, row.content) for row in request.messages] for request, _ in watcher.asked] == [
+        [("user", "hi"), ("user", "[[text: from the hook]]")],
+        [("user", "hi"), ("assistant", [TextBlock(text="hi")]), ("user", "again")],
+    ]
+    assert watcher.asked[0][0].messages[-1].metadata == {"source": "hook"}
     assert [row["content"] for row in await chat.history() if row["role"] == "user"] == ["hi", "again"]
 
 
@@ -398,24 +430,13 @@ async def test_cancelled_during_a_model_call_nothing_made_up_is_stored(open_chat
 
 async def test_options_of_the_loop_reach_the_provider(open_chat: Any) -> None:
     chat = await open_chat(options={"extended_thinking": True, "reasoning_effort": "high"})
-    seen: list[Any] = []
-    provider = chat.coordinator.get("providers")["scripted"]
+    watcher = await watching(chat)
 
-    class Watcher:
-        name = "watcher"
-        priority = 1
-
-        async def complete(self, request: Any, **kwargs: Any) -> Any:
-            seen.append((request.reasoning_effort, request.stream, request.metadata, kwargs))
-            return await provider.complete(request)
-
-        def parse_tool_calls(self, response: Any) -> list[Any]:
-            return []
-
-    await chat.coordinator.mount("providers", Watcher(), name="watcher")
     await chat.say("hi")
 
-    assert seen == [("high", True, None, {"extended_thinking": True})]
+    [(request, kwargs)] = watcher.asked
+    assert (request.reasoning_effort, request.stream, request.metadata) == ("high", True, None)
+    assert kwargs == {"extended_thinking": True}
 
 
 async def test_a_long_conversation_is_sent_as_it_was(open_chat: Any) -> None:

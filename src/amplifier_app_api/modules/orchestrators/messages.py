@@ -14,6 +14,9 @@ from amplifier_app_api.modules.kernel import ChatResponse, ContextInjection, Mes
 
 Row = dict[str, Any]
 
+OF_A_HOOK = {"source": "hook"}
+"""The metadata of what a hook says under the user's name, as the kernel marks what hooks add to a history."""
+
 
 def block_dicts(response: ChatResponse, calls: Sequence[ToolCall]) -> list[Row]:
     """The blocks of a reply as plain data; a call the provider reported without a block gets one."""
@@ -108,7 +111,8 @@ class MadeMessages:
             if injection.append_to_last_tool_result and last is not None and last.role == "tool":
                 messages[-1] = last.model_copy(update={"content": f"{last.content}\n\n{injection.content}"})
             else:
-                messages.append(Message.model_validate({"role": injection.role, "content": injection.content}))
+                row = {"role": injection.role, "content": injection.content, "metadata": OF_A_HOOK}
+                messages.append(Message.model_validate(row))
         return messages
 
 

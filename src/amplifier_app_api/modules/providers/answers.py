@@ -126,16 +126,15 @@ class ReadTexts:
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
-        self._characters = 0
+        self._lengths: list[int] = []
 
     def characters(self, messages: Sequence[Message]) -> int:
         """The characters of all texts."""
-        known = len(self._messages)
-        if known > len(messages) or not all(map(is_, self._messages, messages)):
-            known, self._characters = 0, 0
-        self._characters += sum(map(_length, messages[known:]))
+        same = [*map(is_, self._messages, messages)]
+        known = same.index(False) if False in same else len(same)
+        self._lengths[known:] = map(_length, messages[known:])
         self._messages = [*messages]
-        return self._characters
+        return sum(self._lengths)
 
 
 def _length(message: Message) -> int:

@@ -24,11 +24,11 @@ from amplifier_app_api.runtime.kernel.tap import Recalled, Tap
 
 STREAM_EVENTS = frozenset({"llm:stream_block_start", "llm:stream_block_delta", "llm:stream_block_end"})
 TOOL_PRE = str(kernel_events.TOOL_PRE)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+PROMPT_COMPLETE = str(kernel_events.PROMPT_COMPLETE)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 OBSERVED_EVENTS: frozenset[str] = STREAM_EVENTS | {
     "llm:stream_aborted",
     "content_block:delta",
     "context:compaction",
-    "prompt:complete",
     "orchestrator:complete",
     "orchestrator:goal_progress",
 }
@@ -42,6 +42,8 @@ current_call: contextvars.ContextVar["CallInHand | None"] = contextvars.ContextV
 """The tool call that the running task is about: what a hook or a tool asks a person about."""
 
 _asking: contextvars.ContextVar[bool] = contextvars.ContextVar("asking_model", default=False)
+_beside: contextvars.ContextVar[bool] = contextvars.ContextVar("beside_the_turn", default=False)
+"""Set for hooks that hear that the answer is out, and for the tasks they start, which may well outlive the turn."""
 
 CurrentTap = Callable[[], Tap | None]
 
@@ -113,10 +115,19 @@ class HooksProxy(Proxy):
         """
         if event == TOOL_PRE:
             _take_in_hand(data.get("tool_call_id"), data.get("tool_name"), data.get("tool_input"))
-        elif event in OBSERVED_EVENTS:
+        elif event in OBSERVED_EVENTS and not _beside.get():
             tap: Tap | None = self._tap()
             if tap is not None:
                 tap.on_event(event, data)
+        if event != PROMPT_COMPLETE:
+            return await self._dispatch(event, data)
+        beside = _beside.set(True)
+        try:
+            return await self._dispatch(event, data)
+        finally:
+            _beside.reset(beside)
+
+    async def _dispatch(self, event: str, data: dict[str, Any]) -> Any:
         # The kernel gives the events of one model call a common id when it dispatches the first of them.
         if any(self._inner.list_handlers(name).get(name) for name in CORRELATED.get(event, (event,))):
             return await self._inner.emit(event, data)
@@ -178,6 +189,7 @@ class OrchestratorProxy(Proxy):
 
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Run the loop with the proxies in place of the kernel's objects."""
+        _beside.set(False)  # a turn that a hook began, of an agent say, is a turn like any other
         object.__setattr__(self, "task", asyncio.current_task())
         if "hooks" in kwargs:
             kwargs["hooks"] = self._coordinator.hooks
@@ -226,9 +238,12 @@ class ProviderProxy(Proxy):
         object.__setattr__(self, "_tap", tap)
 
     async def complete(self, request: Any, **kwargs: Any) -> Any:
-        """Ask the model. A provider that asks another one, as a fallback does, makes one call of it."""
+        """Ask the model. A provider that asks another one, as a fallback does, makes one call of it.
+
+        What a hook asks once the answer is out, for a title say, is no call of the turn: it may end after it.
+        """
         tap: Tap | None = self._tap()
-        if tap is None or _asking.get():
+        if tap is None or _asking.get() or _beside.get():
             return await self._inner.complete(request, **kwargs)
         await tap.before_model_call()
         asking = _asking.set(True)
