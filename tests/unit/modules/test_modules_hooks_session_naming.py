@@ -100,7 +100,9 @@ async def test_no_model_is_asked_when_that_is_switched_off(open_chat: Any) -> No
     assert (titles.given, len(chat.of("llm:request"))) == ([("a title", "")], 1)
 
 
-@pytest.mark.parametrize("answer", ["no JSON", '{"title": ""}', '{"title": 5}', "{", "[]", OSError("away")])
+@pytest.mark.parametrize(
+    "answer", ["no JSON", '{"title": ""}', '{"title": "…"}', '{"title": 5}', "{", "[]", OSError("away")]
+)
 async def test_an_answer_that_is_none_changes_nothing(open_chat: Any, answer: str | Exception) -> None:
     titles, namer = Titles(), Namer(answer)
     chat = await opened(open_chat, namer, titles, initial_trigger_turn=1)

@@ -177,7 +177,7 @@ def _read_answer(answer: str) -> tuple[str, str]:
     begin, end = answer.find("{"), answer.rfind("}")
     given: Any = json.loads(answer[begin : end + 1])
     title, description = given.get("title"), given.get("description")
-    if not isinstance(title, str) or not title.strip():
+    if not isinstance(title, str) or not any(map(str.isalnum, title)):  # the pattern of the task itself, say
         raise ValueError("no title")
     return title, description if isinstance(description, str) else ""
 
