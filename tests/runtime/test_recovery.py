@@ -373,6 +373,20 @@ async def test_a_turn_that_somebody_asked_to_stop_is_not_gone_on_with(
     assert [role for role, _ in await other.transcript()] == ["user", "assistant", "tool"]
 
 
+async def test_a_gentle_cancel_holds_when_the_process_dies_before_the_turn_has_stopped(
+    open_chat: OpenChat, make_sessions: MakeSessions, tally: Any, ledger: Path
+) -> None:
+    chat = await open_chat(bundle_text(tools=[tally]))
+    turn_id = await begun(chat, f"[[tool: {call('count', 'a', hold=True)}]] [[then: done]]")
+    assert (await chat.sessions.cancel(chat.session_id, immediate=False))["status"] == "running"
+
+    other = await taken_over(chat, make_sessions())
+    outcome = await ended(other, turn_id)
+
+    assert (outcome.status, outcome.stop_reason) == ("cancelled", "user_cancel")
+    assert runs(ledger) == ["count a"]
+
+
 async def test_an_owner_obeys_a_wish_that_was_left_for_it(open_chat: OpenChat, tally: Any, db: Database) -> None:
     chat = await open_chat(bundle_text(tools=[tally]))
     turn_id = await begun(chat, f"[[tool: {call('count', 'a', hold=True)}]] [[then: done]]")

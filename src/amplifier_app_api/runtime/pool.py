@@ -254,6 +254,8 @@ class SessionRuntime:
         if turn is not None and not turn.gone.done():
             if not immediate:
                 turn.ask_to_stop()
+                # As a row, too: then it also holds when this process dies, or has lost the turn and does not know yet.
+                await self.db.write(wish_to_stop, session_id, turn_id, within=within)
                 return TurnStatus.RUNNING
             await turn.stop(TurnStatus.CANCELLED, StopReason.USER_CANCEL)
             if turn.outcome.done():

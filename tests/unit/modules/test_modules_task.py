@@ -29,6 +29,20 @@ async def test_a_session_without_agents_says_so() -> None:
     assert await host.refusal("task", agent="x", instruction="y") == "There is no agent 'x'. Agents: none"
 
 
+@pytest.mark.parametrize("tool", ["task", "delegate"])
+async def test_an_agent_may_be_called_by_its_short_name_where_that_means_one(tool: str) -> None:
+    agents = {"a:reader": {"description": "A"}, "b:reader": {"description": "B"}, "a:writer": {"description": "C"}}
+    host = Host({"agents": agents})
+    await host.mount(f"tool-{tool}")
+
+    await host.call(tool, agent="writer", instruction="x")
+    refusal = await host.refusal(tool, agent="reader", instruction="x")
+
+    [(_, given)] = host.asked
+    assert given["agent_name"] == "a:writer"
+    assert refusal.startswith("There is no agent 'reader'. Agents: a:reader, a:writer, b:reader")
+
+
 async def test_a_task_is_given_to_a_child(host: Host) -> None:
     result = await host.call("task", agent="explorer", instruction=" look around ")
 

@@ -49,6 +49,13 @@ class Roster:
             str(name): overlay for name, overlay in named.items() if isinstance(overlay, Mapping)
         }
 
+    def find(self, name: str | None) -> str | None:
+        """The whole name of an agent. The part behind its namespace is enough where only one agent has it."""
+        if name is None or name in self.configs:
+            return name
+        short = [whole for whole in self.configs if whole.rpartition(":")[2] == name]
+        return short[0] if len(short) == 1 else None
+
     def told(self) -> str:
         """The agents as lines for a description; empty when there are none."""
         return "\n".join(f"- {name}: {_description(self.configs[name])}" for name in sorted(self.configs))

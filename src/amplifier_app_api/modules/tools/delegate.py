@@ -199,10 +199,13 @@ class Delegate(Tool):
                     f"Delegated to self {self._depth()} times already, and no further: do the task, or name an agent"
                 )
             return agent
-        if agent is None or (agent not in self._roster.configs and ":" not in agent):
+        if agent is not None and ":" in agent:
+            return agent
+        found = self._roster.find(agent)
+        if found is None:
             others = " or self" if self._options.self_delegation else ""
             raise Refused(f"There is no agent {agent!r}. Agents: {self._roster.names()}{others}")
-        return agent
+        return found
 
     def _depth(self) -> int:
         return int(self._coordinator.get_capability(DEPTH_CAPABILITY) or 0)

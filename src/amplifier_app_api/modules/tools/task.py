@@ -91,9 +91,10 @@ class Task(Tool):
         session_id = given.optional_text("session_id")
         if session_id is not None:
             return await self._resume(session_id, instruction)
-        agent = name_of(given)
-        if agent is None or agent not in self._roster.configs:
-            raise Refused(f"There is no agent {agent!r}. Agents: {self._roster.names()}")
+        named = name_of(given)
+        agent = self._roster.find(named)
+        if agent is None:
+            raise Refused(f"There is no agent {named!r}. Agents: {self._roster.names()}")
         return await self._spawn(agent, instruction)
 
     async def _spawn(self, agent: str, instruction: str) -> ToolResult:
