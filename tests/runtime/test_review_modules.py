@@ -203,6 +203,38 @@ async def test_what_a_hook_asks_a_model_once_the_answer_is_out_is_no_call_of_the
     assert (log[-1]["stop_reason"], used["input_tokens"], used["output_tokens"]) == ("end_turn", 3, 2)
 
 
+HEARS_THE_END = """
+from amplifier_core import HookResult
+
+__amplifier_module_type__ = "hook"
+
+heard = []
+
+
+async def mount(coordinator, config=None):
+    async def on_complete(event, data):
+        heard.append((data["response_preview"], data["length"]))
+        return HookResult(action="continue")
+
+    coordinator.hooks.register("prompt:complete", on_complete, 50, name="hears-the-end")
+"""
+
+
+@pytest.mark.parametrize("body", [None, 'return "ab" * 150'])
+async def test_modules_hear_once_that_the_answer_is_out_whether_the_loop_tells_it_or_not(
+    open_chat: Any, tmp_path: Path, body: str | None
+) -> None:
+    hook = written_module(tmp_path, "hooks", HEARS_THE_END)
+    session = None if body is None else {"orchestrator": loop(tmp_path, body)}
+    chat = await open_chat(bundle_text(hooks=[hook], session=session))
+
+    answers = [await chat.say("ab" * 150) for _ in range(2)]
+
+    heard = sys.modules[f"amplifier_module_{hook['module'].replace('-', '_')}"].heard
+    assert answers == ["ab" * 150] * 2
+    assert heard == [("ab" * 100, 300)] * 2
+
+
 DELEGATES_LATE = """
 from amplifier_core import HookResult
 

@@ -47,6 +47,9 @@ _beside: contextvars.ContextVar[bool] = contextvars.ContextVar("beside_the_turn"
 
 CurrentTap = Callable[[], Tap | None]
 
+PREVIEW = 200
+"""How much of an answer the event of its completion shows, as loops do it that tell it themselves."""
+
 DEPTH = 64
 """How deep a nest is kept as one when it cannot be kept whole."""
 
@@ -102,7 +105,12 @@ class Proxy:
 
 
 class HooksProxy(Proxy):
-    """The hook registry: events the host observes are seen here, before anybody can change them."""
+    """The hook registry: events the host observes are seen here, before anybody can change them.
+
+    `completed` says whether somebody has told the end of the running turn.
+    """
+
+    completed = False
 
     def __init__(self, inner: Any, tap: CurrentTap) -> None:
         super().__init__(inner)
@@ -121,6 +129,7 @@ class HooksProxy(Proxy):
                 tap.on_event(event, data)
         if event != PROMPT_COMPLETE:
             return await self._dispatch(event, data)
+        self.completed = True
         beside = _beside.set(True)
         try:
             return await self._dispatch(event, data)
@@ -195,13 +204,20 @@ class OrchestratorProxy(Proxy):
             kwargs["hooks"] = self._coordinator.hooks
         if "coordinator" in kwargs:
             kwargs["coordinator"] = self._coordinator
+        hooks: HooksProxy = self._coordinator.hooks
+        hooks.completed = False
         run = self._inner.resume if self.resuming else self._inner.execute
         try:
             answer = await run(*args, **kwargs)
         finally:
             object.__setattr__(self, "task", None)
+        if not isinstance(answer, str):
+            return answer
+        if self._coordinator._tap() is not None and not hooks.completed:
+            # A turn of ours: modules wait for this event, and not every loop tells it.
+            await hooks.emit(PROMPT_COMPLETE, {"response_preview": answer[:PREVIEW], "length": len(answer)})
         # The engine takes no halves of characters; a model may give some all the same.
-        return made_storable(answer) if isinstance(answer, str) else answer
+        return made_storable(answer)
 
     @property
     def can_resume(self) -> bool:
