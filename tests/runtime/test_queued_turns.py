@@ -215,6 +215,31 @@ async def test_without_room_a_message_waits_when_it_may_and_is_refused_when_not(
     assert (await ended(chat, waiting)).response == "hello"
 
 
+async def test_a_message_that_stopped_a_turn_is_not_refused_when_others_took_its_place(
+    open_chat: Any, make_sessions: Callable[..., SessionManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = make_sessions(max_running_turns=1)
+    chat, other = await open_chat(manager=manager), await open_chat(manager=manager)
+    stopped = await running(chat)
+    waits = await queued(other, SLOW)
+    sender = manager._runtime.sender
+    interrupt = sender._interrupt
+
+    async def interrupted_and_overtaken(*args: Any) -> None:
+        await interrupt(*args)
+        follower = await manager.follow(other.session_id, after=0)
+        await until(follower, "message.delta")
+        await follower.close()
+
+    monkeypatch.setattr(sender, "_interrupt", interrupted_and_overtaken)
+    turn = await manager.create_turn(chat.session_id, "now", when_busy="interrupt")
+
+    assert turn.status is TurnStatus.QUEUED
+    assert (await manager.get_turn(chat.session_id, stopped)).status is TurnStatus.CANCELLED
+    await manager.cancel_turn(other.session_id, waits)
+    assert (await ended(chat, turn.turn_id)).response == "now"
+
+
 @pytest.mark.parametrize(
     "limits", [{"max_queued_turns": 2}, {"max_queued_turns": 9, "max_queued_turns_per_session": 2}]
 )

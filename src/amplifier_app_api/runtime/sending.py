@@ -135,7 +135,11 @@ class Sender:
                     raise
                 case WhenBusy.INTERRUPT if busy.turn_id is not None:
                     await self._interrupt(live, busy.turn_id)
-                    return await self._start(live, incoming, subscription)
+                    try:
+                        return await self._start(live, incoming, subscription)
+                    except TooManyTurns:
+                        # It stopped a turn, and others took its place: refused now, it would have done so for nothing.
+                        return await self._enqueue(live, incoming, subscription, ahead=True)
                 case WhenBusy.STEER if busy.turn_id is not None and not busy.queued:
                     return await self._steer(live, busy.turn_id, incoming, subscription)
                 case _:
@@ -238,13 +242,17 @@ class Sender:
 
     # A message waits.
 
-    async def _enqueue(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
+    async def _enqueue(
+        self, live: LiveSession, incoming: Incoming, subscription: Subscription | None, *, ahead: bool = False
+    ) -> Sent:
         row = (await self._seals(live)).row_of_user(incoming.content, incoming.context, incoming.kernel_content)
         kernel = row.kernel if row.masked else None
         turn = QueuedTurn(str(uuid.uuid4()), str(uuid.uuid4()), row.content, row.context, incoming.budget, kernel)
         session_id, within = live.session_id, live.tenant_id
         try:
-            done = await self._db.write(enqueue, session_id, turn, within=within, limits=self._limits, key=incoming.key)
+            done = await self._db.write(
+                enqueue, session_id, turn, within=within, limits=self._limits, key=incoming.key, ahead=ahead
+            )
         except QueueFull as full:
             where = "this session" if full.of_session else "this server"
             raise TooManyTurns(f"as many turns wait in {where} as may") from None

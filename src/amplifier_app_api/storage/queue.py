@@ -87,8 +87,11 @@ def enqueue(
     within: str,
     limits: QueueLimits,
     key: RequestKey | None = None,
+    ahead: bool = False,
 ) -> tuple[Enlisted, list[StoredEvent]] | None:
-    """Store a message whose turn waits for its place. None: the tenant has no such session, or it is closed.
+    """Store a message whose turn waits for its place, `ahead` of those that wait in its session already.
+
+    None: the tenant has no such session, or it is closed.
 
     `QueueFull` when too many wait already; `KeyTaken` when the request was carried out before.
     """
@@ -109,6 +112,7 @@ def enqueue(
         seq=admitted.counters.last_seq,
         epoch=admitted.counters.epoch,
         within=within,
+        ahead=ahead,
     )
     return enlisted, stored
 
