@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .builtin import BUILTIN_FOLDER
 from .bundle import Bundle
 from .folders import AllowedFolders
 from .mentions import Block, Collector, Mentioned, MentionScope, mentions_in
@@ -76,6 +77,7 @@ class SystemPrompt:
     scope: MentionScope
     folder: Path | None = None
     mentions: tuple[str, ...] = field(init=False)
+    _lasting: list[BuiltPrompt] = field(init=False, default_factory=list[BuiltPrompt], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mentions", mentions_in(self.instruction or ""))
@@ -93,9 +95,11 @@ class SystemPrompt:
         return cls(bundle.instruction, bundle.context, scope, bundle.folder)
 
     async def build(self, working_dir: Path | None = None) -> BuiltPrompt:
-        """The prompt as the files are now. Without context and mentions it costs nothing."""
+        """The prompt as the files are now. Without any, or with none but those of this package, it costs nothing."""
         if not self.context and not self.mentions:
             return BuiltPrompt(self.instruction)
+        if self._lasting:
+            return self._lasting[0]
         return await asyncio.to_thread(self.build_now, working_dir)
 
     def build_now(self, working_dir: Path | None = None) -> BuiltPrompt:
@@ -109,7 +113,18 @@ class SystemPrompt:
         if blocks:
             text = (self.instruction or "") + _SEPARATOR + "\n\n".join(map(str, blocks))
         failed = tuple(mention for mention in mentioned if mention.failure)
-        return BuiltPrompt(text, tuple(_resolutions(blocks)), failed)
+        built = BuiltPrompt(text, tuple(_resolutions(blocks)), failed)
+        if not failed and self._lasts(blocks):
+            self._lasting[:] = [built]
+        return built
+
+    def _lasts(self, blocks: tuple[Block, ...]) -> bool:
+        """Whether nothing but files of this package, which stay as they are, is in the prompt or could come into it."""
+        texts = (self.instruction or "", *(block.content for block in blocks))
+        paths = (*self.context.values(), *(path for block in blocks for path in block.names))
+        return all(":" in mention for text in texts for mention in mentions_in(text)) and all(
+            path.is_relative_to(BUILTIN_FOLDER) for path in paths
+        )
 
     def scope_in(self, working_dir: Path | None) -> MentionScope:
         """What mentions may lead to in a session with this working directory."""

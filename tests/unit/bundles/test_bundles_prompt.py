@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from amplifier_app_api.bundles.builtin import BUILTIN_FOLDER
 from amplifier_app_api.bundles.bundle import Bundle
 from amplifier_app_api.bundles.folders import AllowedFolders
 from amplifier_app_api.bundles.prompt import SystemPrompt
@@ -119,3 +120,27 @@ async def test_a_prompt_without_context_and_mentions_reads_nothing(tmp_path: Pat
     assert built.mentions == ("@example",)
     assert prompt(tmp_path, "Use `@b:code.md`.").mentions == ()
     assert await text_of(prompt(tmp_path, "Plain.")) == "Plain."
+
+
+SHARED = "foundation:context/shared/common-system-base.md"
+
+
+async def test_files_that_ship_with_the_server_are_read_once(tmp_path: Path) -> None:
+    foundation = BUILTIN_FOLDER / "foundation"
+    bundle = Bundle(name="b", instruction=f"@{SHARED}", namespaces={"foundation": foundation})
+    built = SystemPrompt.of(bundle, AllowedFolders.of(foundation), 1 << 20)
+
+    first = await built.build(tmp_path)
+
+    assert first.text is not None and "<context_file" in first.text
+    assert await built.build(tmp_path / "other") is first
+
+
+async def test_what_a_working_directory_may_bring_is_looked_for_every_time(tmp_path: Path) -> None:
+    foundation = BUILTIN_FOLDER / "foundation"
+    bundle = Bundle(name="b", instruction=f"@{SHARED} and @notes.md", namespaces={"foundation": foundation})
+    built = SystemPrompt.of(bundle, AllowedFolders.of(foundation), 1 << 20)
+
+    assert "REMEMBER" not in (await text_of(built, tmp_path) or "")
+    (tmp_path / "notes.md").write_text("REMEMBER")
+    assert "REMEMBER" in (await text_of(built, tmp_path) or "")
