@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from amplifier_app_api.bundles import (
-    MissingVariables,
     NotRunnable,
     PreparedBundle,
     Sources,
@@ -164,7 +163,6 @@ class SessionOpener:
         plan, absent = await asyncio.to_thread(
             self._runnable_plan, prepared, plan, activations, scope, allow_missing=request.allow_missing
         )
-        plan = expand(plan, scope)
         mask = SecretMask(
             {*secret_variables(request.variables), *self._options.source_environment().values(), *secrets_in(plan)}
         )
@@ -263,6 +261,7 @@ class SessionOpener:
         *,
         allow_missing: bool,
     ) -> tuple[dict[str, Any], list[DegradedModule]]:
+        """The plan with its variables filled in, and what is left out of it; or a refusal with every problem."""
         missed: list[DegradedModule] = []
         problems = list(prepared.problems)
         for problem in prepared.module_problems:
@@ -281,12 +280,9 @@ class SessionOpener:
         for section in _MISSABLE:
             if section in plan:
                 plan[section] = [entry for entry in plan[section] if entry.get("module") not in gone]
-        lacking = missing_variables(plan, scope)
         if problems:
-            raise NotRunnable((*problems, *lacking))
-        if lacking:
-            raise MissingVariables(lacking)
-        return plan, missed
+            raise NotRunnable((*problems, *missing_variables(plan, scope)))
+        return expand(plan, scope), missed
 
     def _conflict(self, activation: Activation | None) -> str | None:
         found = None if activation is None else self.modules.conflict(activation)
