@@ -63,7 +63,8 @@ class SessionFolders:
             return
         for options, allowed in ((self._write, limits["writable"]), (self._read, limits["readable"])):
             for option, paths in options.items():
-                self._check(option, paths, Sandbox(allowed))
+                if paths:
+                    self._check(option, paths, Sandbox(allowed))
 
     def _check(self, option: str, paths: Sequence[str], allowed: Sandbox) -> None:
         folder = Path(self._coordinator.get_capability("session.working_dir") or "/")

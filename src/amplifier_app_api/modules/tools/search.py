@@ -6,7 +6,6 @@ given up. ripgrep makes it faster where it is installed; the answers are the sam
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import sys
@@ -183,7 +182,7 @@ async def mount(coordinator: Any, config: Mapping[str, Any] | None = None) -> No
     options = SearchOptions.read(config)
     further = {"allowed_paths": options.allowed_paths, READ_OPTION: options.read_paths}
     folders = SessionFolders(coordinator, MODULE_ID, read=further, write={})
-    await asyncio.to_thread(folders.check_limits)
+    folders.check_limits()
     globbing = Glob(folders, GlobOptions(options.max_results, tuple(options.exclusions)))
     for tool in (Grep(folders, options), globbing):
         await coordinator.mount("tools", tool, name=tool.name)
