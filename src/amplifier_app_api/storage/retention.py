@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, tuple_, update
 
 from amplifier_app_api.models.storage import RowUsage
 from amplifier_app_api.models.turn import UNFINISHED_STATUSES
@@ -81,14 +81,14 @@ def prune_session(
     return Pruned(gone, last)
 
 
-def _last_to_go(conn: Connection, session_id: str, up_to: int | None, before: datetime | None, none: int) -> int:
+def _last_to_go(conn: Connection, session_id: str, up_to: int | None, before: datetime | None, pruned: int) -> int:
     mine = events.c.session_id == session_id
-    last = up_to if up_to is not None else none
+    last = up_to if up_to is not None else pruned
     if before is not None:
         # Times may repeat or step back where several machines wrote: the log goes up to its first newer event.
         newer = conn.execute(select(func.min(events.c.seq)).where(mine, events.c.at >= before)).scalar_one()
         newest = conn.execute(select(func.max(events.c.seq)).where(mine)).scalar_one()
-        last = max(last, newer - 1 if newer is not None else newest or none)
+        last = max(last, newer - 1 if newer is not None else newest or pruned)
     unfinished = select(turns.c.turn_id).where(turns.c.session_id == session_id, turns.c.status.in_(_UNFINISHED))
     needed = conn.execute(select(func.min(events.c.seq)).where(mine, events.c.turn_id.in_(unfinished))).scalar_one()
     return last if needed is None else min(last, needed - 1)
@@ -109,15 +109,6 @@ def sessions_with_old_events(conn: Connection, before: datetime, *, limit: int) 
 def prune_keys(conn: Connection, before: datetime, *, limit: int) -> int:
     """Forget keys of repeated requests from before a moment, the oldest first; how many went."""
     keys = idempotency_keys
-    old = (
-        select(keys.c.tenant_id, keys.c.route, keys.c.key)
-        .where(keys.c.created_at < before)
-        .order_by(keys.c.created_at)
-        .limit(limit)
-    )
-    found = conn.execute(old).all()
-    for row in found:
-        conn.execute(
-            delete(keys).where(keys.c.tenant_id == row.tenant_id, keys.c.route == row.route, keys.c.key == row.key)
-        )
-    return len(found)
+    identity = (keys.c.tenant_id, keys.c.route, keys.c.key)
+    oldest = select(*identity).where(keys.c.created_at < before).order_by(keys.c.created_at).limit(limit)
+    return conn.execute(delete(keys).where(tuple_(*identity).in_(oldest))).rowcount
