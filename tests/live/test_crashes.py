@@ -32,14 +32,16 @@ TERMINAL = {"completed", "failed", "cancelled", "interrupted"}
 
 
 class Crowd:
-    """Sessions whose turns run tools that count, and the labels that were sent."""
+    """Sessions whose turns run tools that count, and what was sent. In half of them every call is asked about first."""
 
     def __init__(self, server: LiveServer, ledger: Path, chance: random.Random) -> None:
         self.server = server
         self.chance = chance
-        config = server.config(bundle_text(tools=[from_folder("tool-tally", path=str(ledger))]))
-        self.sessions = [server.session(config) for _ in range(SESSIONS)]
+        tools, doorman = [from_folder("tool-tally", path=str(ledger))], from_folder("hooks-doorman")
+        configs = [server.config(bundle_text(tools=tools, hooks=hooks)) for hooks in (None, [doorman])]
+        self.sessions = [server.session(configs[number % 2]) for number in range(SESSIONS)]
         self.accepted: list[tuple[str, str]] = []
+        self.decided: dict[str, str] = {}
         self._labels = 0
 
     def send(self) -> None:
@@ -68,12 +70,30 @@ class Crowd:
         arguments = {"label": f"l{self._labels}", "seconds": round(self.chance.random() * 0.08, 3)}
         return f"{name} {orjson.dumps(arguments).decode()}"
 
+    def decide(self) -> None:
+        """Answer what is asked now, one way or the other; what the server answers for is remembered."""
+        for approval in self.server.get("/approvals", params={"status": "pending"})["approvals"]:
+            identity, decision = approval["approval_id"], self.chance.choice(approval["options"])
+            path = f"/sessions/{approval['session_id']}/approvals/{identity}"
+            answer = self.server.client.post(path, json={"decision": decision})
+            assert answer.status_code in (200, 409), answer.text
+            if answer.status_code == 200:
+                self.decided[identity] = decision
+
+    def until_the_kill(self) -> None:
+        """People answer for a moment of no particular length."""
+        deadline = time.monotonic() + self.chance.random() * 0.5
+        while time.monotonic() < deadline:
+            self.decide()
+            time.sleep(0.01)
+
     def settled(self) -> None:
         """Return when no turn is open any more."""
         deadline = time.monotonic() + 60
         for session_id in self.sessions:
             while self.server.get(f"/sessions/{session_id}")["activity"] != "idle" or self._unfinished(session_id):
                 assert time.monotonic() < deadline, f"a turn of {session_id} does not end"
+                self.decide()
                 time.sleep(0.05)
 
     def _unfinished(self, session_id: str) -> bool:
@@ -106,7 +126,7 @@ def test_whatever_a_kill_interrupts_is_gone_on_with_or_told_and_nothing_counts_t
 
     for kill in range(KILLS):
         crowd.send()
-        time.sleep(chance.random() * 0.5)
+        crowd.until_the_kill()
         server.kill()
         server.start()
         if kill % 2:
@@ -116,7 +136,9 @@ def test_whatever_a_kill_interrupts_is_gone_on_with_or_told_and_nothing_counts_t
 
     address = tmp_path / "data" / "app.db" if engine == "sqlite" else request.getfixturevalue("postgres_url")
     server.terminate()
-    audit(asyncio.run(_rows(address)), crowd.accepted, ledger.read_text().splitlines())
+    rows = asyncio.run(_rows(address))
+    audit(rows, crowd.accepted, ledger.read_text().splitlines())
+    audit_approvals(rows, crowd.decided)
 
 
 async def _rows(address: Path | str) -> dict[str, list[dict[str, Any]]]:
@@ -131,6 +153,7 @@ def _all_rows(conn: Connection) -> dict[str, list[dict[str, Any]]]:
         "events": "SELECT * FROM events ORDER BY session_id, seq",
         "messages": "SELECT * FROM messages ORDER BY session_id, position",
         "tool_calls": "SELECT * FROM tool_calls",
+        "approvals": "SELECT * FROM approvals",
         "nodes": "SELECT * FROM nodes",
     }
     return {name: [dict(row) for row in conn.execute(text(query)).mappings()] for name, query in tables.items()}
@@ -168,6 +191,21 @@ def audit(rows: dict[str, list[dict[str, Any]]], accepted: list[tuple[str, str]]
     assert {line.split()[1] for line in ledger} <= told, "no tool runs without its call being on record"
     twice = [line for line, runs in Counter(ledger).items() if runs > 1 and line.startswith("count ")]
     assert twice == [], "what counts is never made twice"
+
+
+def audit_approvals(rows: dict[str, list[dict[str, Any]]], decided: dict[str, str]) -> None:
+    """Every question has one end, which the log tells once; an answer that was taken is the one that counts."""
+    approvals = {approval["approval_id"]: approval for approval in rows["approvals"]}
+    assert {approval["status"] for approval in approvals.values()} <= {"answered", "withdrawn"}
+    for identity, decision in decided.items():
+        assert (approvals[identity]["status"], approvals[identity]["decision"]) == ("answered", decision)
+    events = [orjson.loads(event["data"]) for event in rows["events"] if event["type"].startswith("approval.")]
+    for kind in ("approval.requested", "approval.resolved"):
+        told = Counter(event["approval_id"] for event in events if event["type"] == kind)
+        assert told == Counter(approvals.keys()), f"each {kind} is told once"
+    for event in events:
+        if event["type"] == "approval.resolved":
+            assert event["status"] == approvals[event["approval_id"]]["status"]
 
 
 def _valid_history(messages: list[dict[str, Any]]) -> None:

@@ -371,6 +371,8 @@ async def test_a_turn_that_somebody_asked_to_stop_is_not_gone_on_with(
 
     assert (outcome.status, outcome.stop_reason) == ("cancelled", "user_cancel")
     assert [role for role, _ in await other.transcript()] == ["user", "assistant", "tool"]
+    turn = await other.sessions.get_turn(chat.session_id, turn_id)
+    assert turn is not None and turn.tool_calls == 1
 
 
 async def test_a_gentle_cancel_holds_when_the_process_dies_before_the_turn_has_stopped(

@@ -65,7 +65,8 @@ def end_open_turn(
         raise TurnMoved
     rows, events = _partial_answer(conn, turn_id, session_id, within)
     text = rows[0].content[0]["text"] if rows else None
-    answers, told = _answers(conn, turn_id, end.said)
+    journal = calls_of(conn, turn_id)
+    answers, told = _answers(conn, turn_id, journal, end.said)
     rows += answers
     events += told
     events += [
@@ -79,7 +80,9 @@ def end_open_turn(
     ]
     usage = TokenUsage.model_validate(row["usage"])
     events.append(_terminal(end, text, usage))
-    spent = Spent(usage, tool_calls=row["tool_calls"], iterations=row["iterations"])
+    # What was started since the last reply is in the journal only.
+    tool_calls = max(row["tool_calls"], len(journal))
+    spent = Spent(usage, tool_calls=tool_calls, iterations=row["iterations"])
     _, so_far = session_spent(conn, session_id)
     counters = advance_to_idle(
         conn,
@@ -95,7 +98,7 @@ def end_open_turn(
     if counters is None:
         raise TurnMoved
     book(conn, spent, now=now, within=within)
-    ended = {"response": text, "code": end.code, "error": end.error}
+    ended = {"response": text, "code": end.code, "error": end.error, "tool_calls": tool_calls}
     end_turn(conn, turn_id, status=end.status, stop_reason=end.stop_reason, ended_at=now, **ended)
     delete_deltas(conn, session_id, turn_id)
     first = counters.last_position - len(rows) + 1
@@ -155,10 +158,12 @@ def partial_answer(turn_id: str, text: str) -> NewMessage:
     )
 
 
-def _answers(conn: Connection, turn_id: str, said: str) -> tuple[list[NewMessage], list[Event]]:
+def _answers(
+    conn: Connection, turn_id: str, calls: Sequence[JournalledCall], said: str
+) -> tuple[list[NewMessage], list[Event]]:
     """Rows that answer the calls without a result, and events for those that had not been told to have ended."""
     answered = Counter(answered_calls(conn, turn_id))
-    journal = {call.call_id: call for call in calls_of(conn, turn_id)}
+    journal = {call.call_id: call for call in calls}
     rows: list[NewMessage] = []
     events: list[Event] = []
     for call_id, tool in open_tool_calls(conn, turn_id):
