@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -30,6 +30,7 @@ MIGRATION_LOCK = 0x616D_706C_6900
 
 _TRIES = 5
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: this transaction was the victim
+_ENDED = {"57P01", "57P02", "57P05", "25P03"}  # by an operator, by a crash, idle for too long
 # Connection, idle for too long, authorization, no such database, resources, operator intervention, its system.
 _UNAVAILABLE = ("08", "25P03", "28", "3D", "53", "57P", "58")
 
@@ -62,6 +63,7 @@ class PostgresEngine:
             },
         )
         event.listen(engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(engine.sync_engine, "handle_error", _notice_lost)
         try:
             await _transaction(engine, _migrate)
         except DatabaseUnavailable as error:
@@ -99,16 +101,25 @@ class PostgresEngine:
 
 
 async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    lost = False
+    tries = 0
     with server_errors():
-        for _ in range(_TRIES - 1):
+        while True:
+            tries += 1
+            committing = False
             try:
-                async with engine.begin() as connection:
-                    return await connection.run_sync(work)
+                async with engine.connect() as connection, connection.begin():
+                    result = await connection.run_sync(work)
+                    committing = True
+                return result
             except DBAPIError as error:
-                if _sqlstate(error) not in _TRY_AGAIN:
+                if _sqlstate(error) in _TRY_AGAIN and tries < _TRIES:
+                    continue
+                # What was not asked to commit is rolled back for certain. Once: work that ends the server must not
+                # end it again and again.
+                if not error.connection_invalidated or committing or lost:
                     raise
-        async with engine.begin() as connection:
-            return await connection.run_sync(work)
+                lost = True
 
 
 def _migrate(connection: Connection) -> None:
@@ -120,6 +131,14 @@ def _refuse_closed(driver: Any, record: Any, proxy: Any) -> None:
     """After a restart of the server the pool holds dead connections; the driver knows which, without asking."""
     if driver.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _notice_lost(context: ExceptionContext) -> None:
+    """A farewell that came before the end of the stream leaves a connection that is not closed yet, and of no use:
+    the driver refuses every further statement on it."""
+    cause = context.original_exception.__cause__
+    if isinstance(cause, asyncpg.InternalClientError) or getattr(cause, "sqlstate", None) in _ENDED:
+        context.is_disconnect = True
 
 
 @contextmanager

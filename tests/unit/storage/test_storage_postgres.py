@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import time
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -29,6 +31,69 @@ async def end_connections(url: str) -> None:
         await connection.close()
 
 
+class Relay:
+    """A way to the server of `url` that passes everything on, and the end of what the server sends only when told."""
+
+    def __init__(self, url: str) -> None:
+        self._server = urlsplit(url)
+        self._ways: set[asyncio.Task[None]] = set()
+        self._pass_ends = asyncio.Event()
+        self.an_end_is_held = asyncio.Event()
+        self.url = ""
+
+    async def __aenter__(self) -> "Relay":
+        self._relay = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._relay.sockets[0].getsockname()[1]
+        server = self._server
+        netloc = server.netloc.replace(f"{server.hostname}:{server.port}", f"127.0.0.1:{port}")
+        self.url = server._replace(netloc=netloc).geturl()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.pass_ends()
+        self._relay.close()
+        await asyncio.gather(*self._ways)
+
+    def pass_ends(self) -> None:
+        self._pass_ends.set()
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        way = asyncio.current_task()
+        assert way is not None
+        self._ways.add(way)
+        from_server, to_server = await asyncio.open_connection(self._server.hostname, self._server.port)
+
+        async def back() -> None:
+            while data := await from_server.read(65536):
+                to_client.write(data)
+            await to_client.drain()
+            self.an_end_is_held.set()
+            await self._pass_ends.wait()
+            to_client.close()
+
+        answers = asyncio.create_task(back())
+        with suppress(ConnectionError):
+            while data := await from_client.read(65536):
+                to_server.write(data)
+        to_server.close()
+        await answers
+        for writer in (to_server, to_client):
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def test_a_connection_whose_end_is_announced_and_not_there_yet_is_replaced_unseen(postgres_url: str) -> None:
+    async with Relay(postgres_url) as relay, Database(relay.url) as db:
+        await db.write(set_state, "a", "1")
+        await end_connections(postgres_url)
+        await relay.an_end_is_held.wait()
+
+        assert await db.read(get_state, "a") == "1"
+        await db.write(set_state, "a", "2")
+        assert await db.read(get_state, "a") == "2"
+        relay.pass_ends()
+
+
 async def test_connections_that_ended_while_idle_are_replaced_unseen(postgres_url: str) -> None:
     async with Database(postgres_url) as db:
         await db.write(set_state, "a", "1")
@@ -49,6 +114,49 @@ async def test_a_connection_that_ends_in_a_transaction_is_unavailable_and_the_ne
             await db.write(own_end)
         assert (failure.value.status, failure.value.code) == (503, "database_unavailable")
         assert await db.read(get_state, "a") is None
+
+
+async def test_a_transaction_whose_connection_ends_is_run_again_on_another_one(postgres_url: str) -> None:
+    seen: list[str | None] = []
+
+    def ended_once(conn: Connection) -> None:
+        seen.append(get_state(conn, "a"))
+        set_state(conn, "a", "1")
+        if len(seen) == 1:
+            conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async with Database(postgres_url) as db:
+        await db.write(ended_once)
+
+        assert await db.read(get_state, "a") == "1"
+        assert seen == [None, None]
+
+
+async def test_a_transaction_whose_connection_ends_while_it_commits_is_not_run_again(postgres_url: str) -> None:
+    """Nobody here knows whether it holds."""
+    runs: list[int] = []
+
+    def arrange(conn: Connection) -> None:
+        conn.exec_driver_sql(
+            "CREATE FUNCTION end_me() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
+        conn.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER end_at_commit AFTER INSERT ON service_state "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION end_me()"
+        )
+
+    def count(conn: Connection) -> None:
+        runs.append(1)
+        set_state(conn, "a", "1")
+
+    async with Database(postgres_url) as db:
+        await db.write(arrange)
+        with pytest.raises(DatabaseUnavailable):
+            await db.write(count)
+
+        assert await db.read(get_state, "a") is None
+        assert runs == [1]
 
 
 async def test_a_server_that_is_away_is_unavailable(postgres_server: str) -> None:
