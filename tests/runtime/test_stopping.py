@@ -106,6 +106,25 @@ async def test_a_cancel_while_a_tool_runs_answers_its_call_so_that_the_history_i
     assert await chat.say("and now?") == "and now?"
 
 
+async def test_a_cancel_keeps_what_a_tool_gave_that_had_finished_beside_one_that_runs(open_chat: Any) -> None:
+    tools = [from_folder("tool-gate"), from_folder("tool-parrot")]
+    calls = '[[tools: parrot {"say": "hi"} | gate {}]] [[then: never said]]'
+    chat = await open_chat(bundle_text(tools=tools, replies=[calls]))
+    import amplifier_module_tool_gate as gate
+
+    gate.reset()
+    follower = await chat.sessions.open_stream(chat.session_id, "go")
+    await until(follower, "tool.completed")
+
+    await chat.sessions.cancel(chat.session_id)
+
+    await until(follower, "done")
+    await follower.close()
+    given = [content for role, content in await chat.transcript() if role == "tool"]
+    said = '{"said": "hi", "twice": ["hi", {"deep": "hi"}]}'
+    assert given == [said, "Cancelled by the user before this call had a result."]
+
+
 async def test_a_graceful_cancel_lets_the_tool_finish_and_asks_no_model_again(open_chat: Any) -> None:
     text = bundle_text(tools=[from_folder("tool-gate")], replies=["[[tool: gate {}]] [[then: never said]]"])
     chat = await open_chat(text)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.nodes import NodeIdentity, beat
-from amplifier_app_api.storage.postgres import CONNECT_TIMEOUT, server_errors
+from amplifier_app_api.storage.postgres import CONNECT_TIMEOUT, connected, server_errors
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Heartbeat:
                     self._trying_since = self._trying_since or begun
                     try:
                         with server_errors():
-                            connection = connection or await engine.connect()
+                            connection = connection or await connected(engine)
                             await _beat(connection, self._node)
                         self._stored(begun)
                     except DatabaseUnavailable:

@@ -10,6 +10,7 @@ runs its recorder alone tells followers what the log gets, in the order of the n
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -38,6 +39,9 @@ from amplifier_app_api.storage.usage import book
 T = TypeVar("T")
 
 CATCH_UP_PAGE = 500
+
+OUTAGE_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 10.0, 10.0)
+"""Seconds between the attempts of a turn to write while the database is away. It waits where it is meanwhile."""
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +164,7 @@ class Recorder:
             seq=last_seq,
             writer=self,
         )
+        self._no_more = asyncio.Event()
         self.last_position = last_position
         self.sealed = False
         self.over = False
@@ -181,7 +186,9 @@ class Recorder:
     async def write(self, unit: Unit | None = None) -> None:
         """Write this, and all that was deferred before it, and return when it is committed.
 
-        A caller that is cancelled stops waiting; what it handed over is written all the same.
+        While the database is away this waits, for as long as `OUTAGE_PAUSES` say and the turn is not ended; then it
+        raises `DatabaseUnavailable`. A caller that is cancelled stops waiting; what it handed over is written all the
+        same.
         """
         if self.sealed:
             raise TurnOver
@@ -192,6 +199,7 @@ class Recorder:
     def seal(self) -> None:
         """Take nothing more but the end of the turn. What is on its way is still written, and told."""
         self.sealed = True
+        self._no_more.set()
 
     @property
     def epoch(self) -> int:
@@ -200,7 +208,8 @@ class Recorder:
 
     def fence(self) -> None:
         """Somebody else has the session: write nothing any more."""
-        self.over = self.sealed = True
+        self.over = True
+        self.seal()
         self._held.clear()
         self._hub.close_tail(self._tail)
 
@@ -251,27 +260,44 @@ class Recorder:
         """Run a write as a task of this recorder, so that nobody's cancellation tears a transaction in two."""
         task = asyncio.create_task(work, name="write a turn")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # who waited may have left; the unit is kept, and what writes next meets the same trouble
 
     async def _commit(self) -> None:
         async with self._lock:
-            if self.over:
-                raise TurnOver
-            await self._settle_doubt()
-            unit, self._deferred = self._deferred, Unit()
-            if not unit:
-                return
-            self._tail.settling(unit.settles())
-            try:
-                written = await self._db.write(self._append, unit)
-            except Exception:
-                self._in_doubt = unit
-                raise
-            if written is None:
-                self.fence()
-                raise TurnOver
-            await self._written(written)
+            pauses = iter(OUTAGE_PAUSES)
+            while not self.over:
+                try:
+                    return await self._commit_once()
+                except DatabaseUnavailable:
+                    pause = next(pauses, None)
+                    if pause is None or self.sealed:
+                        raise
+                logger.warning("the database is away; a turn waits for it", extra={"turn_id": self._key.turn_id})
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._no_more.wait(), pause)
+            raise TurnOver
+
+    async def _commit_once(self) -> None:
+        await self._settle_doubt()
+        unit, self._deferred = self._deferred, Unit()
+        if not unit:
+            return
+        self._tail.settling(unit.settles())
+        try:
+            written = await self._db.write(self._append, unit)
+        except Exception:
+            self._in_doubt = unit
+            raise
+        if written is None:
+            self.fence()
+            raise TurnOver
+        await self._written(written)
 
     async def _close(self, ending: Ending, *, alone: bool) -> bool:
         async with self._lock:

@@ -29,7 +29,7 @@ from amplifier_app_api.runtime.journal import Seals
 from amplifier_app_api.runtime.kernel.failures import Failure, failure_of
 from amplifier_app_api.runtime.kernel.session import KernelSession
 from amplifier_app_api.runtime.outcome import BUDGET_ANSWER, OPEN_CALL_ANSWERS, Outcome, outcome_of
-from amplifier_app_api.runtime.recorder import Ending, Recorder, TurnKey, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import OUTAGE_PAUSES, Ending, Recorder, TurnKey, TurnOver, Unit
 from amplifier_app_api.runtime.resumption import Resumption
 from amplifier_app_api.runtime.turn_children import TurnChildren
 from amplifier_app_api.runtime.turn_tap import TurnTap
@@ -38,10 +38,9 @@ from amplifier_app_api.storage.engine import DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
 
-END_RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 10.0, 10.0)
-"""Pauses between attempts to write the end of a turn while the database is away. Then whoever waits is told so."""
 END_RETRY_LATER_SECONDS = 10.0
-"""The pause from then on: the turn counts as running until its end is written, or this process ends."""
+"""The pause between attempts to write the end of a turn when whoever waits has been told that it cannot be written yet:
+the turn counts as running until its end is written, or this process ends."""
 ABANDONED_AFTER_SECONDS = 0.05
 """How long the loop of a turn that was ended may take to let go. Then nobody counts on it any more."""
 UNWIND_SECONDS = 5.0
@@ -303,20 +302,26 @@ class Turn:
         elif self.tap.over_budget is not None:
             await self._finish(TurnStatus.COMPLETED, StopReason.BUDGET, response=said)
         elif loop.cancelled() or error is not None:
-            await self._fail(failure_of(self.tap.error or _bare(error)))
+            await self._fail_or_leave(self.tap.error or _bare(error))
         else:
             await self._complete(loop.result())
 
     async def _complete(self, response: str) -> None:
         # A loop may swallow what its provider raised and return a text all the same.
         if self.tap.loop_status.get("status") == "error" and self.tap.error is not None:
-            await self._fail(failure_of(self.tap.error))
+            await self._fail_or_leave(self.tap.error)
             return
         incomplete = self.tap.loop_status.get("status") == "incomplete"
         self.clean = True
         await self._finish(
             TurnStatus.COMPLETED, StopReason.MAX_ITERATIONS if incomplete else StopReason.END_TURN, response=response
         )
+
+    async def _fail_or_leave(self, error: Exception) -> None:
+        if isinstance(error, DatabaseUnavailable) and self.can_be_left:
+            self.let_go(DATABASE_AWAY)  # what is not written is done again; this process finds the turn when it can
+        else:
+            await self._fail(failure_of(error))
 
     async def _fail(self, failure: Failure) -> None:
         shown = replace(failure, detail=made_storable(self._mask.text(failure.detail)))
@@ -425,7 +430,7 @@ class Turn:
         await asyncio.wait({self.gone})
 
     async def _write_end(self, ending: Ending, outcome: Outcome) -> None:
-        pauses = iter(END_RETRY_SECONDS)
+        pauses, about = iter(OUTAGE_PAUSES), {"turn_id": self.turn_id}
         try:
             while True:
                 try:
@@ -436,8 +441,10 @@ class Turn:
                 except DatabaseUnavailable:
                     pause = next(pauses, None)
                     if pause is None:
-                        logger.exception("the end of a turn cannot be written yet", extra={"turn_id": self.turn_id})
+                        logger.exception("the end of a turn cannot be written yet", extra=about)
                         self._tell(self._unwritten())
+                    else:
+                        logger.warning("the database is away; the end of a turn waits for it", extra=about)
                 await asyncio.sleep(END_RETRY_LATER_SECONDS if pause is None else pause)
         finally:
             # Whoever waits is released, whatever happened.

@@ -116,6 +116,7 @@ class TurnTap:
         self._open_calls: dict[str, str] = {}
         self._running_tools: dict[str, float] = {}
         self._told_calls: set[str] = set()
+        self._outputs: dict[str, str] = {}  # of calls that are still open: their tool has run, their loop said nothing
         if resumption is not None:
             self._take_up(resumption)
         self._asking_model = 0
@@ -237,6 +238,7 @@ class TurnTap:
             call_id = str(message.get("tool_call_id"))
             self._open_calls.pop(call_id, None)
             self._told_calls.discard(call_id)
+            self._outputs.pop(call_id, None)
             self._journal.answered(call_id)
         if calls:
             await self._write(unit)
@@ -328,6 +330,8 @@ class TurnTap:
         """A tool has run; `result` is what a later attempt gives back in its place."""
         self._refuse_when_over()
         seconds = time.monotonic() - self._running_tools.pop(call_id, time.monotonic())
+        if call_id in self._open_calls:
+            self._outputs[call_id] = output
         try:
             completed = self._tool_completed(call_id, ok=ok, output=output, seconds=seconds)
             await self._write(Unit(events=[completed], effects=[self._journal.finished(call_id, result)]))
@@ -389,8 +393,12 @@ class TurnTap:
         return partial.text
 
     def answer_open_calls(self, unit: Unit, said: str) -> None:
-        """Answer every call that has no result, so that the history is valid for every provider."""
+        """Answer every call that is open, so that the history is valid for every provider: with what its tool gave, or
+        with `said` where it has no result."""
         for call_id, tool in self._open_calls.items():
+            if (output := self._outputs.get(call_id)) is not None:
+                unit.messages.append(self._shown(synthetic_result(self._turn_id, call_id, tool, made_storable(output))))
+                continue
             unit.messages.append(synthetic_result(self._turn_id, call_id, tool, said))
             if call_id in self._running_tools or call_id not in self._told_calls:
                 seconds = time.monotonic() - self._running_tools.get(call_id, time.monotonic())

@@ -6,14 +6,14 @@ ends in a commit or a rollback that nobody interrupted.
 
 import asyncio
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.migrate import migrate
@@ -108,7 +108,7 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
             tries += 1
             committing = False
             try:
-                async with engine.connect() as connection, connection.begin():
+                async with aclosing(await connected(engine)) as connection, connection.begin():
                     result = await connection.run_sync(work)
                     committing = True
                 return result
@@ -120,6 +120,14 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
                 if not error.connection_invalidated or committing or lost:
                     raise
                 lost = True
+
+
+async def connected(engine: AsyncEngine) -> AsyncConnection:
+    """A connection, to be closed. `DatabaseUnavailable` when there is none to be had, for whatever reason."""
+    try:
+        return await engine.connect()
+    except DBAPIError as error:
+        raise DatabaseUnavailable("The database takes no connection now.") from error
 
 
 def _migrate(connection: Connection) -> None:
