@@ -70,16 +70,16 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     install_openapi(app)
     for part in (
         health,
-        plans,
         config,
         config_helpers,
         revisions,
+        plans,
         bundles,
-        copies,
         session,
         session_changes,
         turns,
         events,
+        copies,
         storage,
         approvals,
         usage,

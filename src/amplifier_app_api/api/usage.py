@@ -10,7 +10,7 @@ from amplifier_app_api.api.refusals import READING, documented
 from amplifier_app_api.api.routing import json_router
 from amplifier_app_api.models.usage import UsageResponse
 
-router = json_router(tag="people")
+router = json_router(tag="usage")
 
 
 @router.get("/usage", responses=documented(*READING))
