@@ -110,6 +110,20 @@ async def test_a_turn_that_is_not_there_cannot_be_forked_at(
     assert (await client.get("/sessions")).json()["total"] == 1
 
 
+async def test_a_turn_that_has_not_ended_cannot_be_forked_at(client: httpx2.AsyncClient, session_id: str) -> None:
+    path = f"/sessions/{session_id}"
+    slow = {"message": "[[slow: tokens=20000 delay_ms=5]]", "when_busy": "queue"}
+    turns = [(await client.post(f"{path}/turns", json=slow)).json() for _ in range(2)]
+
+    refused = [await client.post(f"{path}/fork", json={"turn_id": turn["turn_id"]}) for turn in turns]
+
+    assert [turn["status"] for turn in turns] == ["running", "queued"]
+    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(409, "session_busy")] * 2
+    assert [answer.json()["turn_id"] for answer in refused] == [turn["turn_id"] for turn in turns]
+    for turn in reversed(turns):
+        await client.post(f"{path}/turns/{turn['turn_id']}/cancel")
+
+
 async def test_what_a_session_kept_sealed_opens_in_its_fork(client: httpx2.AsyncClient) -> None:
     text = (
         "bundle: {name: v}\nincludes: [{bundle: foundation}]\n"
@@ -250,6 +264,48 @@ async def test_a_line_of_the_wrong_shape_is_named(client: httpx2.AsyncClient, se
 
     item = refused.json()["errors"][0]
     assert (refused.status_code, item["line"], item["pointer"]) == (400, 5, "/role")
+
+
+def sealed_again(lines: list[dict[str, Any]]) -> bytes:
+    """The lines of an export that somebody has changed, with the checksum that they have now."""
+    entries = [line for line in lines if line["type"] == "message"]
+    fields = ("role", "content", "tool_calls", "tool_call_id", "name", "metadata", "context", "interrupted")
+    hashed = hashlib.sha256()
+    for entry in entries:
+        shown = {name: entry[name] for name in fields}
+        hashed.update(orjson.dumps(shown, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+    lines[0]["transcript_sha256"] = hashed.hexdigest()
+    return b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+
+
+async def test_a_message_without_content_is_refused_with_its_line(client: httpx2.AsyncClient, session_id: str) -> None:
+    await say(client, session_id, "one")
+    lines = records(await export(client, session_id))
+    number, message = next((n, line) for n, line in enumerate(lines, 1) if line["type"] == "message")
+    message["content"] = None
+
+    refused = await load(client, sealed_again(lines))
+
+    item = refused.json()["errors"][0]
+    assert (refused.status_code, item["line"], item["pointer"]) == (400, number, "/content")
+    assert (await client.get("/sessions")).json()["total"] == 1
+
+
+async def test_a_session_whose_counts_have_no_end_can_be_taken_elsewhere(
+    client: httpx2.AsyncClient, session_id: str
+) -> None:
+    await say(client, session_id, "one")
+    lines = records(await export(client, session_id))
+    line, turn = lines[2], lines[3]
+    line["usage"]["input_tokens"] = turn["number"] = 2**53  # the most that an import takes
+    loaded = (await load(client, sealed_again(lines))).json()["session_id"]
+    used = (await say(client, loaded, "two"))["usage"]
+
+    exported = records(await export(client, loaded))
+
+    assert exported[2]["usage"]["input_tokens"] == 2**53 + used["input_tokens"]
+    assert [line["number"] for line in exported if line["type"] == "turn"] == [2**53, 2**53 + 1]
+    assert exported[-1] == {"type": "end", "records": len(exported) - 1}
 
 
 async def test_an_export_tells_the_log_as_it_is(client: httpx2.AsyncClient, session_id: str) -> None:

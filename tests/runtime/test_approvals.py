@@ -266,6 +266,63 @@ async def test_what_people_are_shown_has_no_secrets_and_the_digest_is_of_the_exa
     await rest_of(follower)
 
 
+async def reason_of(chat: Any, approval: Approval) -> str | None:
+    """The reason that an approval's row has."""
+    found = await desk_of(chat.sessions).get_approval(chat.session_id, approval.approval_id)
+    assert found is not None
+    return found.reason
+
+
+async def told_to_the_model(chat: Any) -> list[str]:
+    """What the tools of the session came to, as its model reads it."""
+    live = chat.sessions._runtime._live.get(chat.session_id, within="default")
+    messages = await live.opened.kernel.session.coordinator.get("context").get_messages()
+    return [str(message["content"]) for message in messages if message["role"] == "tool"]
+
+
+@BOTH
+async def test_a_reason_is_shown_without_the_secrets_of_its_session_and_told_to_the_model_as_it_is(
+    open_chat: Any, hook: dict[str, Any]
+) -> None:
+    chat = await open_chat(asking(hook), variables={"COURSE_KEY": "k-4711-secret"})
+    follower = await begin(chat, "go")
+    [approval] = await asked(chat.sessions, follower)
+
+    answered = await desk_of(chat.sessions).answer(
+        chat.session_id, approval.approval_id, "deny", "steer k-4711-secret instead"
+    )
+
+    assert answered.reason == "steer *** instead"
+    assert "k-4711-secret" not in str(await rest_of(follower))
+    assert await reason_of(chat, approval) == "steer *** instead"
+    if hook is PROVIDER:  # the kernel's own way has no place for reasons
+        assert ["k-4711-secret" in said for said in await told_to_the_model(chat)] == [True]
+
+
+async def test_the_owner_masks_what_was_answered_through_another_process(open_chat: Any) -> None:
+    chat = await open_chat(asking(PROVIDER), variables={"COURSE_KEY": "k-4711-secret"})
+    follower = await begin(chat, "go")
+    [approval] = await asked(chat.sessions, follower)
+
+    await (await elsewhere(chat.sessions)).answer(chat.session_id, approval.approval_id, "deny", "not k-4711-secret")
+
+    assert "k-4711-secret" not in str(await rest_of(follower))
+    assert await reason_of(chat, approval) == "not ***"
+
+
+async def test_a_turn_that_ends_before_it_has_seen_the_answer_masks_its_reason(open_chat: Any) -> None:
+    chat = await open_chat(asking(PROVIDER), variables={"COURSE_KEY": "k-4711-secret"})
+    follower = await begin(chat, "go")
+    [approval] = await asked(chat.sessions, follower)
+    await chat.sessions._runtime.approvals.close()  # this process sees no answer any more
+    await (await elsewhere(chat.sessions)).answer(chat.session_id, approval.approval_id, "deny", "not k-4711-secret")
+
+    await chat.sessions.cancel(chat.session_id)
+
+    await rest_of(follower)
+    assert await reason_of(chat, approval) == "not ***"
+
+
 async def test_a_decision_is_one_of_the_options(open_chat: Any) -> None:
     chat = await open_chat(asking(from_folder("hooks-doorman", options=["allow once", "deny"])))
     follower = await begin(chat, "go")
@@ -342,11 +399,12 @@ async def test_a_question_survives_its_process(
 async def test_an_answer_that_came_while_nobody_ran_the_turn_is_used(
     open_chat: Any, make_sessions: Callable[..., SessionManager], hook: dict[str, Any]
 ) -> None:
-    chat = await open_chat(asking(hook))
+    chat = await open_chat(asking(hook), variables={"COURSE_KEY": "k-4711-secret"})
     follower = await begin(chat, "go")
     [approval] = await asked(chat.sessions, follower)
     await chat.sessions._runtime.approvals.close()  # this process sees no answer any more
-    await (await elsewhere(chat.sessions)).answer(chat.session_id, approval.approval_id, "deny")
+    desk = await elsewhere(chat.sessions)
+    await desk.answer(chat.session_id, approval.approval_id, "deny", "not k-4711-secret")
 
     other = await taken_over(chat, make_sessions)
 
@@ -356,6 +414,7 @@ async def test_an_answer_that_came_while_nobody_ran_the_turn_is_used(
     assert [event["decision"] for event in of_type(events, "approval.resolved")] == ["deny"]
     assert of_type(events, "tool.started") == []
     assert events[-1]["type"] == "turn.completed"
+    assert await reason_of(other, approval) == "not ***"
     await follower.close()
 
 

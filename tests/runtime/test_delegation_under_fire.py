@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from amplifier_app_api.core import SessionManager
 from amplifier_app_api.core.approvals import ApprovalManager
+from amplifier_app_api.core.usage import UsageReports
 from amplifier_app_api.models import PageRequest
 from amplifier_app_api.models.approval import ApprovalStatus
 from amplifier_app_api.models.turn import Budget
 from amplifier_app_api.runtime.accept import Incoming
+from amplifier_app_api.runtime.recorder import Unit
+from amplifier_app_api.runtime.turn import DATABASE_AWAY
+from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.storage import Database
 from runtime_bundles import bundle_text, from_folder
+from runtime_faults import written_module
 
 MakeSessions = Callable[..., SessionManager]
 
@@ -152,6 +159,91 @@ async def test_a_delegated_call_whose_process_died_is_answered_by_its_child(
     assert recovered["unknown"] == []
 
 
+async def at_the_gate_after_an_errand(open_chat: Any) -> tuple[Any, str]:
+    """A turn whose child has ended and that is inside a tool, and its id. It used 20 tokens, its child 500."""
+    text = delegating(["[[usage: input=500 output=1]] [[text: kept]]"], tools=[from_folder("tool-gate")])
+    then = "[[tool: gate {}]] [[usage: input=10 output=1]] [[then: back]]"
+    chat = await open_chat(text.replace("[[then: back]]", then))
+    import amplifier_module_tool_gate as gate
+
+    gate.reset()
+    sent = await chat.sessions._runtime.accept(chat.session_id, Incoming("go"), within="default")
+    async with asyncio.timeout(10):
+        await gate.entered.wait()
+    return chat, sent.turn_id
+
+
+async def test_a_child_that_was_let_go_of_alone_is_gone_on_with_and_answers_the_call(open_chat: Any) -> None:
+    chat, child, turn_id = await held_at_the_gate(open_chat)
+    runtime = chat.sessions._runtime
+    (of_child,) = (await chat.sessions.page_turns(child.session_id, PageRequest())).items
+    runtime.running(of_child.turn_id).let_go(DATABASE_AWAY)
+
+    async def answered() -> bool:
+        await runtime.recovery.look(lambda seen: True)
+        return await turn_statuses(chat) == ["completed"]
+
+    await until(answered)
+    assert await turn_statuses(child) == ["completed"]
+    assert [role for role, _ in await chat.transcript()] == ["user", "assistant", "tool", "assistant"]
+    result = next(content for role, content in await chat.transcript() if role == "tool")
+    assert '"response": "through"' in result
+    types = [event["type"] for event in await chat.events()]
+    assert (types.count("child.started"), types.count("child.ended")) == (1, 1)
+    assert "turn.recovered" not in types
+    assert [event["type"] for event in await child.events()].count("turn.recovered") == 1
+    assert (await chat.sessions.get_turn(chat.session_id, turn_id)).status == "completed"
+
+
+async def test_what_children_used_before_their_parent_was_gone_on_with_counts(
+    open_chat: Any, make_sessions: MakeSessions
+) -> None:
+    chat, turn_id = await at_the_gate_after_an_errand(open_chat)
+
+    other = make_sessions()
+    await taken_over(other)
+    async with asyncio.timeout(15):
+        outcome = await other._runtime.outcome_of(chat.session_id, turn_id, within="default")
+
+    assert outcome is not None and (outcome.status, outcome.usage.input_tokens) == ("completed", 530)
+    assert (await other.get_session(chat.session_id)).usage.input_tokens == 530
+
+
+async def test_what_a_child_used_before_it_was_found_again_counts_for_its_parent(
+    open_chat: Any, make_sessions: MakeSessions
+) -> None:
+    replies = ["[[usage: input=500 output=1]] [[tool: gate {}]] [[then: through]]"]
+    text = delegating(replies, tools=[from_folder("tool-gate")])
+    chat = await open_chat(text.replace("[[then: back]]", "[[usage: input=10 output=1]] [[then: back]]"))
+    import amplifier_module_tool_gate as gate
+
+    gate.reset()
+    sent = await chat.sessions._runtime.accept(chat.session_id, Incoming("go"), within="default")
+    async with asyncio.timeout(10):
+        await gate.entered.wait()
+
+    other = make_sessions()
+    await taken_over(other)
+    async with asyncio.timeout(15):
+        outcome = await other._runtime.outcome_of(chat.session_id, sent.turn_id, within="default")
+
+    assert outcome is not None and (outcome.status, outcome.usage.input_tokens) == ("completed", 1020)
+
+
+async def test_what_children_used_counts_for_a_turn_that_is_ended_from_its_rows(
+    open_chat: Any, make_sessions: MakeSessions, db: Database
+) -> None:
+    chat, turn_id = await at_the_gate_after_an_errand(open_chat)
+    other = make_sessions()
+
+    assert await other._runtime.cancel_turn(chat.session_id, turn_id, within="default") == "cancelled"
+
+    turn = (await other.page_turns(chat.session_id, PageRequest())).items[0]
+    assert turn.usage.input_tokens == (await other.get_session(chat.session_id)).usage.input_tokens == 520
+    (today,) = await UsageReports(db).days()
+    assert today.input_tokens == 520  # the child's own turn is booked once
+
+
 async def test_a_parent_and_its_child_are_gone_on_with_where_there_is_room_for_one_session(
     open_chat: Any, make_sessions: MakeSessions
 ) -> None:
@@ -170,6 +262,9 @@ async def test_the_child_of_a_turn_that_ended_otherwise_is_stopped(open_chat: An
     other = make_sessions()
     # Another process ends the parent's turn while nobody there has its child.
     assert await other._runtime.cancel_turn(chat.session_id, turn_id, within="default") == "cancelled"
+
+    told = [(event["type"], event.get("status")) for event in await (await chat.reopened(other)).events()]
+    assert told[-3:] == [("child.ended", "cancelled"), ("tool.completed", None), ("turn.cancelled", None)]
 
     await other._runtime.after_look()
 
@@ -192,3 +287,78 @@ async def test_a_server_that_stops_leaves_parent_and_child_to_the_next_one(
     assert outcome is not None and (outcome.status, outcome.response) == ("completed", "back")
     parent = await chat.reopened(other)
     assert [event["status"] for event in await parent.events() if event["type"] == "child.ended"] == ["completed"]
+
+
+async def test_a_child_that_was_told_of_and_never_begun_is_told_to_have_ended(
+    open_chat: Any, make_sessions: MakeSessions
+) -> None:
+    replies = ["[[tool: gate {}]] [[then: on]]"]
+    chat = await open_chat(bundle_text(replies=replies, tools=[from_folder("tool-gate")]))
+    import amplifier_module_tool_gate as gate
+
+    gate.reset()
+    sent = await chat.sessions._runtime.accept(chat.session_id, Incoming("go"), within="default")
+    assert sent.turn is not None
+    async with asyncio.timeout(10):
+        await gate.entered.wait()
+    # A process that dies here has told of the child, and nothing of the child's turn is stored.
+    await sent.turn.recorder.write(Unit(events=[ChildInTurn("child", "outside", "keeper").started()]))
+
+    other = make_sessions()
+    await taken_over(other)
+    async with asyncio.timeout(15):
+        outcome = await other._runtime.outcome_of(chat.session_id, sent.turn_id, within="default")
+
+    assert outcome is not None and (outcome.status, outcome.response) == ("completed", "on")
+    told = [(event["type"], event.get("status")) for event in await (await chat.reopened(other)).events()]
+    assert [status for kind, status in told if kind == "child.ended"] == ["cancelled"]
+    assert told[-2:] == [("child.ended", "cancelled"), ("turn.completed", None)]
+
+
+LINGERING = """
+    import asyncio
+
+    from amplifier_core import ToolResult
+
+    __amplifier_module_type__ = "tool"
+
+
+    class Lingering:
+        name = "linger"
+        description = "Delegates, and is not done when its agent is."
+        input_schema = {"type": "object", "properties": {}}
+
+        def __init__(self, coordinator):
+            self.coordinator = coordinator
+
+        async def execute(self, input):
+            spawn = self.coordinator.get_capability("session.spawn")
+            await spawn(agent_name="keeper", instruction="keep")
+            await asyncio.Event().wait()
+            return ToolResult(success=True, output="never")
+
+
+    async def mount(coordinator, config=None):
+        await coordinator.mount("tools", Lingering(coordinator), name="linger")
+"""
+
+
+async def test_the_end_of_a_child_that_the_log_tells_already_is_not_told_again(
+    open_chat: Any, make_sessions: MakeSessions, tmp_path: Path
+) -> None:
+    text = delegating(["kept"], tools=[written_module(tmp_path, "tool", LINGERING)])
+    chat = await open_chat(text.replace('errand {"agent": "keeper", "instruction": "keep"}', "linger {}"))
+    sent = await chat.sessions._runtime.accept(chat.session_id, Incoming("go"), within="default")
+
+    async def ends_told() -> list[str]:
+        return [event["status"] for event in await chat.events() if event["type"] == "child.ended"]
+
+    await until(ends_told)
+
+    other = make_sessions()
+    await taken_over(other)
+    async with asyncio.timeout(15):
+        outcome = await other._runtime.outcome_of(chat.session_id, sent.turn_id, within="default")
+
+    assert outcome is not None and (outcome.status, outcome.response) == ("completed", "back")
+    assert await ends_told() == ["completed"]

@@ -88,14 +88,16 @@ class ApprovalManager:
         """Answer with one of the approval's options. Only the first answer counts.
 
         `remember` gives the same answer from then on, in this session, for the same tool with the same arguments.
+        Secrets of the session are masked in the reason; only the model of the turn that asked is told it whole.
         """
         answer = valid(ApprovalAnswer, {"decision": decision, "reason": reason, "remember": remember})
         if not is_storable(session_id) or not is_storable(approval_id):
             raise ApprovalNotFound(approval_id)
+        shown = answer.model_copy(update={"reason": self._board.shown(approval_id, answer.reason)})
         answered, is_ours = await self._db.write(
-            _answer, session_id, approval_id, answer, by=self._principal.subject, within=self._principal.tenant_id
+            _answer, session_id, approval_id, shown, by=self._principal.subject, within=self._principal.tenant_id
         )
-        self._board.settled(answered)
+        self._board.settled(answered.model_copy(update={"reason": answer.reason}) if is_ours else answered)
         if not is_ours:
             raise AlreadyAnswered(answered)
         return answered

@@ -105,11 +105,14 @@ def _record(number: int, line: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise InvalidImport.at(number, f"not JSON: {error}") from None
     try:
-        return _RECORD.validate_python(value)
+        record = _RECORD.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"/{part}" for part in first["loc"][1:])
         raise InvalidImport.at(number, str(first["msg"]).removeprefix("Value error, "), where or None) from None
+    if isinstance(record, MessageRecord) and record.content is None:
+        raise InvalidImport.at(number, "must not be null", "/content")
+    return record
 
 
 def _once(name: str, values: list[Any]) -> None:

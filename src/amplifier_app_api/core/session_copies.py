@@ -28,7 +28,7 @@ from amplifier_app_api.models.transfer import (
     TranscriptHash,
     TurnRecord,
 )
-from amplifier_app_api.models.transfer import SessionRecord as SessionLine
+from amplifier_app_api.models.turn import UNFINISHED_STATUSES
 from amplifier_app_api.runtime.pool import SessionRuntime
 from amplifier_app_api.runtime.refusals import TurnNotFound
 from amplifier_app_api.storage.clock import utc_now
@@ -45,9 +45,10 @@ from amplifier_app_api.storage.transfer import (
     messages_between,
     revision_of_config,
     revision_with_text,
+    session_line,
     store_imported,
 )
-from amplifier_app_api.storage.turns import open_turn_of
+from amplifier_app_api.storage.turns import get_turn
 
 PAGE = 500
 """How many rows an export reads at once."""
@@ -150,7 +151,7 @@ class SessionCopies:
         for record in (
             ExportRecord(exported_at=utc_now(), messages=count, transcript_sha256=summed),
             await self._config_of(session),
-            SessionLine.model_validate(session.model_dump(include=set(SessionLine.model_fields))),
+            session_line(session),
         ):
             written += 1
             yield _line(record)
@@ -280,11 +281,11 @@ class SessionCopies:
 
 
 def _end_of(conn: Connection, session_id: str, turn_id: str | None, *, within: str) -> int:
-    running = open_turn_of(conn, session_id)
     if turn_id is None:
         return end_of_finished_turns(conn, session_id)
-    if turn_id == running:
-        raise SessionBusy("this turn has not ended", facts={"turn_id": running})
+    turn = get_turn(conn, turn_id, session_id=session_id, within=within)
+    if turn is not None and turn.status in UNFINISHED_STATUSES:
+        raise SessionBusy("this turn has not ended", facts={"turn_id": turn_id})
     position = end_of_turn(conn, session_id, turn_id)
     if position is None:
         raise TurnNotFound(turn_id)

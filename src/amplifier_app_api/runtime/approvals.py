@@ -32,6 +32,7 @@ from amplifier_app_api.storage.approvals import (
     insert_approval,
     remembered_answer,
     settle_approval,
+    show_reason,
     show_waiting,
     tell_approval,
     withdraw_approvals,
@@ -61,11 +62,13 @@ class ApprovalBoard:
         self.limit = limit
         self._db = db
         self._waiting: dict[str, asyncio.Future[Approval]] = {}
+        self._masks: dict[str, SecretMask] = {}
         self._poller: asyncio.Task[None] | None = None
 
-    def expect(self, approval_id: str) -> asyncio.Future[Approval]:
-        """The answer to come; `forget` it in the end."""
+    def expect(self, approval_id: str, mask: SecretMask) -> asyncio.Future[Approval]:
+        """The answer to come; `forget` it in the end. `mask` knows what is secret in the session."""
         answer = self._waiting[approval_id] = asyncio.get_running_loop().create_future()
+        self._masks[approval_id] = mask
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="look for answers to approvals")
         return answer
@@ -73,6 +76,12 @@ class ApprovalBoard:
     def forget(self, approval_id: str) -> None:
         """Nobody waits for it any more."""
         self._waiting.pop(approval_id, None)
+        self._masks.pop(approval_id, None)
+
+    def shown(self, approval_id: str, reason: str | None) -> str | None:
+        """A reason as people may see it, as far as this process knows: the owner of the turn has the last word."""
+        mask = self._masks.get(approval_id)
+        return reason if mask is None or reason is None else mask.text(reason)
 
     def settled(self, approval: Approval) -> None:
         """An approval was settled, somewhere."""
@@ -245,7 +254,7 @@ class ApprovalDesk:
         await self._recorder.write(unit)
 
     async def _ask(self, approval: Approval, event: ApprovalRequested | None, effect: Effect) -> Verdict:
-        entry = _Open(approval, self._board.expect(approval.approval_id))
+        entry = _Open(approval, self._board.expect(approval.approval_id, self._mask))
         self._open[approval.approval_id] = entry
         waits = False
         try:
@@ -297,7 +306,12 @@ class ApprovalDesk:
 
     async def _tell(self, settled: Approval) -> None:
         self._open.pop(settled.approval_id, None)
-        await self._recorder.write(Unit(events=[_resolved(settled)], effects=[_effect(tell_approval, settled)]))
+        # Who answered through another process, or while nobody ran the turn, may have said what only we know is secret.
+        shown = settled.model_copy(update={"reason": self._shown(settled.reason)})
+        await self._recorder.write(Unit(events=[_resolved(shown)], effects=[_effect(tell_approval, shown)]))
+
+    def _shown(self, reason: str | None) -> str | None:
+        return None if reason is None else self._mask.text(reason)
 
     async def _give_up(self, entry: _Open) -> None:
         over = utc_now() >= entry.approval.expires_at - NEARLY
@@ -344,7 +358,7 @@ class ApprovalDesk:
                 pending = approval.status is ApprovalStatus.PENDING
                 unit.events.append(_resolved(approval.model_copy(update=withdrawn) if pending else approval))
         if self._asked:
-            unit.effects.append(_withdraw)
+            unit.effects.append(_withdrawal(self._mask))
             # Somebody may have answered elsewhere just now: that counts, and is what the log says.
             unit.amendments.append(_as_settled)
         self._open.clear()
@@ -373,8 +387,13 @@ def _show_waiting(conn: Connection, approval: Approval) -> None:
     show_waiting(conn, approval.turn_id, approval.session_id)
 
 
-def _withdraw(conn: Connection, key: TurnKey) -> None:
-    withdraw_approvals(conn, key.turn_id, now=utc_now())
+def _withdrawal(mask: SecretMask) -> Effect:
+    def effect(conn: Connection, key: TurnKey) -> None:
+        for told in withdraw_approvals(conn, key.turn_id, now=utc_now()):
+            if told.reason is not None:
+                show_reason(conn, told.approval_id, mask.text(told.reason))
+
+    return effect
 
 
 def _as_settled(conn: Connection, event: Event) -> Event:

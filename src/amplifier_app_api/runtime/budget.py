@@ -7,7 +7,7 @@ So a turn may go over by as much as one answer of a model.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -18,6 +18,9 @@ from amplifier_app_api.models.turn import Budget, TokenUsage
 from amplifier_app_api.models.usage import NOTHING_SPENT, NOTHING_USED, Spent
 from amplifier_app_api.runtime.stopwatch import Stopwatch
 from amplifier_app_api.storage.usage import session_spent, usage_of_days
+
+TENANT = "tenant"
+"""Whose account the turns of every node are booked to as they end."""
 
 
 class QuotaExceeded(TooMany):
@@ -97,15 +100,39 @@ class Meter:
     ) -> None:
         self.own = Spent()
         self.clock = Stopwatch()
+        self.known_children: set[str] = set()
         self._turn_id = turn_id
         self._account = Account("turn", budget or Budget())
         self._mine = (self._account, *accounts)
-        above = () if parent is None else tuple(one for one in parent.accounts if one not in self._mine)
-        self.accounts: tuple[Account, ...] = (*self._mine, *above)
+        self._above = parent
+        self._dropped = False
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """What the turn is charged to: its own accounts, and those of the turns that it works for."""
+        return (self._account,) if self._dropped else self._chain()
+
+    def _chain(self) -> tuple[Account, ...]:
+        # Asked for anew each time: whom the turn above works for may become known later.
+        above = () if self._above is None else self._above._chain()
+        return (*self._mine, *(one for one in above if one not in self._mine))
 
     def count_for(self, parent: "Meter") -> None:
-        """Charge the accounts of another turn, too, from now on."""
-        self.accounts = (*self.accounts, *(one for one in parent.accounts if one not in self.accounts))
+        """Charge the accounts of another turn, too: what was used so far, and what is from now on."""
+        before, self._above = self._chain(), parent
+        so_far = self._account.total
+        for account in self._chain():
+            if account not in before and account.whose != TENANT:  # the day has it already, wherever it was used
+                account.charge(self._turn_id, so_far)
+        parent.known_children.add(self._turn_id)
+
+    def count_children(self, spent: Mapping[str, Spent]) -> None:
+        """Charge what turns of children have used that ran for this one before, or elsewhere; each counts once."""
+        for turn_id in spent.keys() - self.known_children:
+            self.known_children.add(turn_id)
+            for account in self.accounts:
+                if account.whose != TENANT:
+                    account.charge(self._turn_id, spent[turn_id])
 
     @property
     def usage(self) -> TokenUsage:
@@ -145,10 +172,10 @@ class Meter:
 
     def drop(self) -> None:
         """The turn was let go of: whoever goes on with it charges what it has used so far."""
-        for account in self.accounts:
+        for account in self._chain():
             if account is not self._account:
                 account.drop(self._turn_id)
-        self.accounts = (self._account,)
+        self._dropped = True
 
     def close(self) -> Spent:
         """The turn has ended; what it used itself. It counts as running until that is booked, see `settle`."""
@@ -192,7 +219,7 @@ class Budgets:
             Account("session", standing.session, standing.session_spent).refuse_when_used_up()
         if self._tenant is not None and standing.day is not None:
             running = self._running(within, standing.day)
-            Account("tenant", self._tenant, standing.tenant_spent, running).refuse_when_used_up()
+            Account(TENANT, self._tenant, standing.tenant_spent, running).refuse_when_used_up()
         return standing
 
     def standing(self, conn: Connection, session_id: str, *, now: datetime, within: str) -> Standing:
@@ -228,7 +255,7 @@ class Budgets:
     def _account_of(self, tenant_id: str, day: date, standing: Standing, budget: Budget) -> Account:
         known = self._tenants.get(tenant_id)
         if known is None or known[0] != day:
-            known = self._tenants[tenant_id] = (day, Account("tenant", budget))
+            known = self._tenants[tenant_id] = (day, Account(TENANT, budget))
         account = known[1]
         # The row knows what ended on other nodes, too; but not of a turn that ended here since it was read.
         if account.settled == standing.settled:

@@ -146,8 +146,8 @@ class Children:
 
     async def _recalled(self, parent: Turn, found: ChildTurn) -> Recalled:
         child = ChildInTurn(found.session_id, found.external_id, found.agent)
-        task = DelegatedTask(parent, child, self.live)
-        work = self.live.own(task.adopt(found, self.runtime), f"wait for {found.turn_id}")
+        task = DelegatedTask(parent, child, self.runtime, self.live)
+        work = self.live.own(task.adopt(found), f"wait for {found.turn_id}")
         try:
             outcome = await self.carried_out(parent, task, work)
             answer = answer_of(child, outcome, {})
@@ -332,7 +332,7 @@ class Delegation:
             children.limits.begin(parent, turn)
             return turn
 
-        delegated = DelegatedTask(parent, child, children.live)
+        delegated = DelegatedTask(parent, child, children.runtime, children.live)
         work = children.live.own(delegated.run(start, announce=create), f"delegation to {child.child_id}")
         return await children.carried_out(parent, delegated, work)
 

@@ -18,8 +18,14 @@ from amplifier_app_api.runtime.kernel.proxies import current_call
 from amplifier_app_api.runtime.outcome import Outcome, outcome_of_row
 from amplifier_app_api.runtime.recorder import TurnKey, TurnOver, Unit
 from amplifier_app_api.runtime.turn import Turn
-from amplifier_app_api.runtime.turn_children import ChildInTurn, status_of_left
-from amplifier_app_api.storage.children import ChildTurn, show_child_ended
+from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.storage.children import (
+    ChildTurn,
+    children_told,
+    show_child_ended,
+    spent_by_children,
+    status_of_left,
+)
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.turns import get_turn
@@ -65,11 +71,13 @@ class Slots(Protocol):
 class DelegatedTask:
     """A child's turn, as the turn that waits for it sees it."""
 
-    def __init__(self, parent: Turn, child: ChildInTurn, slots: Slots) -> None:
+    def __init__(self, parent: Turn, child: ChildInTurn, runtime: Runtime, slots: Slots) -> None:
         self._parent = parent
         self._child = child
+        self._runtime = runtime
         self._slots = slots
         self._left = asyncio.Event()
+        self._said: Mapping[str, Any] = {}
 
     def leave(self, _: object = None) -> None:
         """Nobody waits any more: stop it."""
@@ -94,48 +102,65 @@ class DelegatedTask:
             self._parent.children.begin(self._child, turn)
             outcome = await self._end_of(turn)
             status = outcome.status
-            return answer_of(self._child, outcome, turn.tap.loop_status)
+            return answer_of(self._child, outcome, self._said)
         finally:
             if self._parent.children.remove(self._child) and told:
                 await self._tell_end(status)
             await self._slots.take_back(self._child.child_id)
 
-    async def adopt(self, found: ChildTurn, runtime: Runtime) -> Outcome:
+    async def adopt(self, found: ChildTurn) -> Outcome:
         """Wait for a turn that was begun for the parent before this process had it."""
         status: str = TurnStatus.INTERRUPTED
-        self._parent.children.add(self._child)
+        log = await self._runtime.db.read(children_told, self._parent.session_id, self._parent.turn_id)
+        if any(told.child_id == self._child.child_id for told in log):  # else its end has been told, too
+            self._parent.children.adopt(self._child)
         try:
-            outcome = await self._found_end(found, runtime)
+            outcome = await self._found_end(found.turn_id, found.session_id, within=found.tenant_id)
             status = outcome.status
             return outcome
         finally:
             if self._parent.children.remove(self._child):
                 await self._tell_end(status)
 
-    async def _found_end(self, found: ChildTurn, runtime: Runtime) -> Outcome:
+    async def _found_end(self, turn_id: str, session_id: str, *, within: str) -> Outcome:
         """The end of a turn that may not have been gone on with yet, or runs in another process."""
         while True:
-            turn = runtime.running(found.turn_id)
-            if turn is not None:
+            turn = self._runtime.running(turn_id)
+            if turn is not None and not turn.released:
                 turn.work_for(self._parent)
                 self._parent.children.begin(self._child, turn)
                 return await self._end_of(turn)
-            row = await runtime.db.read(get_turn, found.turn_id, session_id=found.session_id, within=found.tenant_id)
-            if row is None:
-                raise DelegationFailed(f"The session of {self._child.agent} was deleted.")
-            if row.status not in UNFINISHED_STATUSES:
-                return outcome_of_row(row)
+            with contextlib.suppress(DatabaseUnavailable):  # the next look may reach it
+                if (outcome := await self._stored_end(turn_id, session_id, within=within)) is not None:
+                    return outcome
             if self._left.is_set():
                 raise DelegationFailed("Nobody waits for it any more.")  # an orphan now, and stopped as one
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), LOOK_AGAIN_SECONDS)
 
+    async def _stored_end(self, turn_id: str, session_id: str, *, within: str) -> Outcome | None:
+        db = self._runtime.db
+        row = await db.read(get_turn, turn_id, session_id=session_id, within=within)
+        if row is None:
+            raise DelegationFailed(f"The session of {self._child.agent} was deleted.")
+        if row.status in UNFINISHED_STATUSES:
+            return None
+        spent = await db.read(spent_by_children, self._parent.turn_id)
+        # Of this one only: what ran here for the parent was charged as it was used.
+        self._parent.meter.count_children({turn_id: spent[turn_id]})
+        return outcome_of_row(row)
+
     async def _end_of(self, turn: Turn) -> Outcome:
         leave = self._parent.adopt(turn)
         try:
-            return await self._awaited(turn)
+            outcome = await self._awaited(turn)
         finally:
             leave()
+        if turn.released and not self._parent.outcome.done():
+            # It could not reach the database. It is gone on with, here or elsewhere, and then the call has its result.
+            return await self._found_end(turn.turn_id, turn.session_id, within=turn.tenant_id)
+        self._said = turn.tap.loop_status
+        return outcome
 
     async def _awaited(self, turn: Turn) -> Outcome:
         left = asyncio.ensure_future(self._left.wait())
@@ -146,9 +171,6 @@ class DelegatedTask:
         if not turn.outcome.done():
             await self._stop(turn)
             await asyncio.wait({turn.outcome})  # another process may have it by now
-        if turn.released and not self._parent.outcome.done():
-            # It goes on elsewhere, and so will the parent: what the tool is told now must not become the call's result.
-            await asyncio.wait({self._parent.outcome})
         return turn.outcome.result()
 
     async def _stop(self, turn: Turn) -> None:

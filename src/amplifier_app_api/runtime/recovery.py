@@ -20,6 +20,7 @@ from amplifier_app_api.runtime.restoring import Restorer
 from amplifier_app_api.runtime.resumption import Resumption, Tally
 from amplifier_app_api.runtime.running import RunningTurns
 from amplifier_app_api.runtime.turn import DATABASE_AWAY, Accepted
+from amplifier_app_api.runtime.turn_children import ChildInTurn
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.ending import EndFromRows, TurnMoved, end_open_turn
 from amplifier_app_api.storage.engine import DatabaseUnavailable
@@ -172,6 +173,9 @@ class Recovery:
             seals = self._restorer.seals(taken.session_id, opened.mask)
             accepted = _accepted(taken, left, seals, position=live.position)
             turn = await self._turns.begin(live, opened, accepted, _resumption(taken, left))
+            turn.meter.count_children(left.spent_below)
+            for told in left.told:
+                turn.children.find(ChildInTurn(told.child_id, told.external_id, told.agent))
             if left.works_for is not None:
                 turn.outcome.add_done_callback(lambda _: self._take_back(taken))
             return None

@@ -111,6 +111,7 @@ class Turn:
         parent: "Turn | None" = None,
         resumption: Resumption | None = None,
     ) -> None:
+        self.tenant_id = accepted.key.tenant_id
         self.turn_id = accepted.key.turn_id
         self.session_id = accepted.key.session_id
         self.config_id = accepted.config_id

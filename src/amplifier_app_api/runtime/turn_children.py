@@ -5,6 +5,7 @@ from typing import Protocol
 
 from amplifier_app_api.models.event import ChildEnded, ChildStarted, Event
 from amplifier_app_api.models.turn import TurnStatus
+from amplifier_app_api.storage.children import status_of_left
 
 
 class Stoppable(Protocol):
@@ -38,6 +39,8 @@ class TurnChildren:
 
     def __init__(self) -> None:
         self._open: dict[int, ChildInTurn] = {}
+        self._found: dict[str, ChildInTurn] = {}
+        self._adopted: set[str] = set()
         self._stopping = False
 
     def __len__(self) -> int:
@@ -46,6 +49,17 @@ class TurnChildren:
     def add(self, child: ChildInTurn) -> None:
         """A child begins to work for the turn."""
         self._open[id(child)] = child
+
+    def adopt(self, child: ChildInTurn) -> None:
+        """A child goes on working for the turn, which another process began."""
+        self._adopted.add(child.child_id)
+        self._found.pop(child.child_id, None)
+        self.add(child)
+
+    def find(self, child: ChildInTurn) -> None:
+        """The log says that a child works for the turn. If no call waits for it, the end of the turn tells its end."""
+        if child.child_id not in self._adopted:
+            self._found[child.child_id] = child
 
     def begin(self, child: ChildInTurn, turn: Stoppable) -> None:
         """The child's own turn has begun."""
@@ -66,11 +80,8 @@ class TurnChildren:
 
     def left(self, status: TurnStatus) -> list[Event]:
         """The turn ends with `status`: what becomes of the children that still work for it."""
-        told: list[Event] = [child.ended(status_of_left(status)) for child in self._open.values()]
+        left = (*self._found.values(), *self._open.values())
+        told: list[Event] = [child.ended(status_of_left(status)) for child in left]
+        self._found.clear()
         self._open.clear()
         return told
-
-
-def status_of_left(parent: TurnStatus) -> TurnStatus:
-    """How the turn of a child ends when the turn it works for has ended before it."""
-    return TurnStatus.INTERRUPTED if parent is TurnStatus.INTERRUPTED else TurnStatus.CANCELLED

@@ -47,11 +47,20 @@ def _show(conn: Connection, turn_id: str, session_id: str, status: TurnStatus, a
 
 
 def tell_approval(conn: Connection, approval: Approval) -> None:
-    """The log tells how an approval was settled; a turn that has no other one pending runs again."""
-    conn.execute(update(approvals).where(approvals.c.approval_id == approval.approval_id).values(told=1))
+    """The log tells how an approval was settled; a turn that has no other one pending runs again.
+
+    From now on its reason is the one given here, in which the owner has masked what only it knows for secret.
+    """
+    told = {"told": 1, "reason": approval.reason}
+    conn.execute(update(approvals).where(approvals.c.approval_id == approval.approval_id).values(told))
     if not is_kept(conn, approval.turn_id):
         _show(conn, approval.turn_id, approval.session_id, TurnStatus.RUNNING, Activity.RUNNING)
         show_answered(conn, approval.turn_id)
+
+
+def show_reason(conn: Connection, approval_id: str, reason: str) -> None:
+    """Let people see this reason instead of what was said."""
+    conn.execute(update(approvals).where(approvals.c.approval_id == approval_id).values(reason=reason))
 
 
 def settle_approval(

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection, bindparam, delete, not_, select, update
 
 from amplifier_app_api.models.approval import ApprovalStatus
 from amplifier_app_api.models.session import Activity
-from amplifier_app_api.models.turn import TurnStatus
+from amplifier_app_api.models.turn import TokenUsage, TurnStatus
+from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.storage.sessions import SessionRecord, get_session, record_from_row
-from amplifier_app_api.storage.tables import approvals, sessions, turns
+from amplifier_app_api.storage.tables import approvals, events, sessions, turns
 from amplifier_app_api.storage.turns import OPEN
 
 _CHILD = select(sessions).where(
@@ -96,6 +99,77 @@ def turns_of_call(conn: Connection, parent_turn_id: str, call_id: str, *, within
 def orphaned_turns(conn: Connection) -> Sequence[ChildTurn]:
     """Turns of children that run or wait, of every tenant, though the turn that asked for them has ended."""
     return [ChildTurn(*row) for row in conn.execute(_ORPHANS)]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldChild:
+    """A child of which a turn's log tells that its task began, and not how it ended.
+
+    `status` is how its own turn for it ended; None: that has not, or there is none.
+    """
+
+    child_id: str
+    external_id: str
+    agent: str
+    status: TurnStatus | None
+
+
+def children_told(conn: Connection, session_id: str, turn_id: str) -> list[ToldChild]:
+    """The children whose end the log of an open turn lacks, one for each task."""
+    of_turn = (events.c.session_id == session_id, events.c.turn_id == turn_id)
+    # The log is read from its end: a turn that runs is the last of its session.
+    began = select(events.c.seq).where(*of_turn, events.c.type == "turn.started").order_by(events.c.seq.desc()).limit(1)
+    first = conn.execute(began).scalar_one_or_none()
+    told = select(events.c.type, events.c.data).where(
+        *of_turn, events.c.seq > (first or 0), events.c.type.in_(("child.started", "child.ended"))
+    )
+    open_tasks: list[dict[str, Any]] = []
+    for row in conn.execute(told.order_by(events.c.seq)):
+        said: dict[str, Any] = orjson.loads(row.data)
+        if row.type == "child.started":
+            open_tasks.append(said)
+        elif (begun := next((one for one in open_tasks if one["child_id"] == said["child_id"]), None)) is not None:
+            open_tasks.remove(begun)
+    return [
+        ToldChild(one["child_id"], one["external_id"], one["agent"], _ended_for(conn, one["child_id"], turn_id))
+        for one in open_tasks
+    ]
+
+
+def _ended_for(conn: Connection, child_id: str, parent_turn_id: str) -> TurnStatus | None:
+    """How the last turn of a child for a turn of its parent ended."""
+    row = conn.execute(
+        select(turns.c.status, turns.c.ended_at)
+        .where(turns.c.parent_turn_id == parent_turn_id, turns.c.session_id == child_id)
+        .order_by(turns.c.number.desc())
+        .limit(1)
+    ).first()
+    return None if row is None or row.ended_at is None else TurnStatus(row.status)
+
+
+def spent_by_children(conn: Connection, turn_id: str) -> dict[str, Spent]:
+    """What the turns of children that ended have used for a turn, by their ids, with their own children's.
+
+    The row of a turn that runs has only what it used itself.
+    """
+    ended = select(turns.c.turn_id, turns.c.usage, turns.c.tool_calls, turns.c.iterations).where(
+        turns.c.parent_turn_id == turn_id, turns.c.ended_at.is_not(None)
+    )
+    return {row.turn_id: _spent_with_children(conn, row) for row in conn.execute(ended).all()}
+
+
+def _spent_with_children(conn: Connection, row: Any) -> Spent:
+    below = spent_by_children(conn, row.turn_id).values()
+    return Spent(
+        TokenUsage.model_validate(row.usage),  # has that of its children already
+        row.tool_calls + sum(spent.tool_calls for spent in below),
+        row.iterations + sum(spent.iterations for spent in below),
+    )
+
+
+def status_of_left(parent: TurnStatus) -> TurnStatus:
+    """How the turn of a child ends when the turn it works for has ended before it."""
+    return TurnStatus.INTERRUPTED if parent is TurnStatus.INTERRUPTED else TurnStatus.CANCELLED
 
 
 def descendants(conn: Connection, session_id: str, *, within: str) -> list[str]:

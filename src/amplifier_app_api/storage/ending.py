@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from amplifier_app_api.models.event import (
     TERMINAL_EVENTS,
     ApprovalResolved,
+    ChildEnded,
     Event,
     MessageCompleted,
     MessageDiscarded,
@@ -25,6 +26,7 @@ from amplifier_app_api.models.event import (
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.storage.approvals import withdraw_approvals
+from amplifier_app_api.storage.children import children_told, spent_by_children, status_of_left
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.deltas import PartialBlock, delete_deltas, partial_blocks
 from amplifier_app_api.storage.events import StoredEvent, insert_events
@@ -68,6 +70,15 @@ def end_open_turn(
     journal = calls_of(conn, turn_id)
     answers, told = _answers(conn, turn_id, journal, end.said)
     rows += answers
+    events += [
+        ChildEnded(
+            child_id=child.child_id,
+            external_id=child.external_id,
+            agent=child.agent,
+            status=child.status or status_of_left(end.status),
+        )
+        for child in children_told(conn, session_id, turn_id)
+    ]
     events += told
     events += [
         ApprovalResolved(
@@ -78,11 +89,13 @@ def end_open_turn(
         )
         for approval in withdraw_approvals(conn, turn_id, now=now)
     ]
-    usage = TokenUsage.model_validate(row["usage"])
-    events.append(_terminal(end, text, usage))
     # What was started since the last reply is in the journal only.
     tool_calls = max(row["tool_calls"], len(journal))
-    spent = Spent(usage, tool_calls=tool_calls, iterations=row["iterations"])
+    own = Spent(TokenUsage.model_validate(row["usage"]), tool_calls=tool_calls, iterations=row["iterations"])
+    whole = own
+    for below in spent_by_children(conn, turn_id).values():
+        whole = whole.plus(below)
+    events.append(_terminal(end, text, whole.usage))
     _, so_far = session_spent(conn, session_id)
     counters = advance_to_idle(
         conn,
@@ -91,14 +104,15 @@ def end_open_turn(
         events=len(events),
         messages=len(rows),
         before=so_far.usage,
-        spent=spent,
+        spent=whole,
         now=now,
         new_epoch=True,
     )
     if counters is None:
         raise TurnMoved
-    book(conn, spent, now=now, within=within)
-    ended = {"response": text, "code": end.code, "error": end.error, "tool_calls": tool_calls}
+    book(conn, own, now=now, within=within)
+    ended: dict[str, Any] = {"response": text, "code": end.code, "error": end.error, "tool_calls": tool_calls}
+    ended["usage"] = whole.usage.model_dump()
     end_turn(conn, turn_id, status=end.status, stop_reason=end.stop_reason, ended_at=now, **ended)
     delete_deltas(conn, session_id, turn_id)
     first = counters.last_position - len(rows) + 1

@@ -1,6 +1,6 @@
 """How far a turn had come that another process ran, as its rows say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ from sqlalchemy import Connection, select
 
 from amplifier_app_api.models.content import Content
 from amplifier_app_api.models.turn import Budget, TokenUsage
+from amplifier_app_api.models.usage import Spent
+from amplifier_app_api.storage.children import ToldChild, children_told, spent_by_children
 from amplifier_app_api.storage.deltas import partial_blocks
 from amplifier_app_api.storage.journal import JournalledCall, calls_of
 from amplifier_app_api.storage.messages import answered_calls, open_tool_calls
@@ -22,8 +24,9 @@ class LeftTurn:
 
     `content` and `context` are its message as people see it, `kernel` as the model is given it. `requests` is the
     number of the last model call that left a trace; `abandoned` are those of which pieces are rows. `asking` says
-    that a model may just have been asked. `children` are the ids of the tool calls that delegated, `works_for` is the
-    turn that delegated this one. `cancel` is set when somebody has asked for the turn to be stopped.
+    that a model may just have been asked. `children` are the ids of the tool calls that delegated, `told` the children
+    that work for it by its log, `spent_below` is what turns of children that have ended used for it. `works_for` is
+    the turn that delegated this one. `cancel` is set when somebody has asked for the turn to be stopped.
     """
 
     record: SessionRecord
@@ -42,6 +45,8 @@ class LeftTurn:
     open_calls: dict[str, str]
     answered: Sequence[str]
     children: frozenset[str | None]
+    told: Sequence[ToldChild]
+    spent_below: Mapping[str, Spent]
     works_for: str | None
     cancel: str | None
 
@@ -75,6 +80,8 @@ def left_turn(conn: Connection, turn_id: str, session_id: str, *, within: str) -
         calls=calls_of(conn, turn_id),
         open_calls=open_calls,
         answered=answered_calls(conn, turn_id),
+        told=children_told(conn, session_id, turn_id),
+        spent_below=spent_by_children(conn, turn_id),
         works_for=row["parent_turn_id"],
         cancel=row["cancel"],
         children=frozenset(

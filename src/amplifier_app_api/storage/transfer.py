@@ -9,8 +9,9 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from amplifier_app_api.models.event import SessionCreated
 from amplifier_app_api.models.session import Session
-from amplifier_app_api.models.transfer import MessageRecord, TurnRecord
-from amplifier_app_api.models.turn import UNFINISHED_STATUSES
+from amplifier_app_api.models.transfer import MessageRecord, TurnRecord, Usage
+from amplifier_app_api.models.transfer import SessionRecord as SessionLine
+from amplifier_app_api.models.turn import UNFINISHED_STATUSES, StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.storage.events import StoredEvent, insert_events
 from amplifier_app_api.storage.forking import end_of_finished_turns
 from amplifier_app_api.storage.sessions import SessionRecord, get_session, insert_session
@@ -50,10 +51,26 @@ def finished_turns(conn: Connection, session_id: str, after: int, *, limit: int,
         .order_by(turns.c.number)
         .limit(limit)
     ).mappings()
-    return [
-        TurnRecord.model_validate({name: row[name] for name in TurnRecord.model_fields if name != "type"})
-        for row in rows
-    ]
+    return [_turn(row) for row in rows]
+
+
+def _turn(row: RowMapping) -> TurnRecord:
+    """A row as it is: what is wrong with a number of it must not keep anybody from taking the rest elsewhere."""
+    fields: dict[str, Any] = {name: row[name] for name in TurnRecord.model_fields if name != "type"}
+    fields["status"] = TurnStatus(row["status"])
+    fields["stop_reason"] = None if row["stop_reason"] is None else StopReason(row["stop_reason"])
+    return TurnRecord.model_construct(None, **{**fields, "usage": _usage(TokenUsage.model_validate(row["usage"]))})
+
+
+def session_line(session: Session) -> SessionLine:
+    """What is carried over of a session itself, as its row has it."""
+    fields: dict[str, Any] = {name: getattr(session, name) for name in SessionLine.model_fields if name != "type"}
+    return SessionLine.model_construct(None, **{**fields, "usage": _usage(session.usage)})
+
+
+def _usage(usage: TokenUsage) -> Usage:
+    """What was used, however much it is."""
+    return Usage.model_construct(None, **usage.model_dump())
 
 
 def messages_between(

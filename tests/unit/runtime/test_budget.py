@@ -72,6 +72,66 @@ def test_a_child_is_charged_to_its_parent_and_to_a_shared_account_once() -> None
     assert child.used_up() == parent.used_up() == "the budget of the turn is used up (iterations)"
 
 
+def test_a_child_that_is_found_again_brings_what_it_has_used() -> None:
+    tenant = Account("tenant", Budget(iterations=9))
+    session = Account("session", Budget(tokens=100))
+    parent, child = Meter("p", Budget(tokens=30), [session, tenant]), Meter("c", None, [tenant])
+    child.charge(used(20), iterations=1)  # before the turn that waits for it was gone on with
+    assert parent.used_up() is None
+
+    child.count_for(parent)
+    child.charge(used(10), iterations=1)
+    parent.count_children({"c": Spent(used(30), iterations=2)})
+
+    assert parent.whole.iterations == 2
+    assert (parent.usage.input_tokens, session.total.tokens, tenant.total.iterations) == (30, 30, 2)
+    assert parent.own == Spent()
+    assert child.used_up() == parent.used_up() == "the budget of the turn is used up (tokens)"
+
+
+def test_a_grandchild_that_is_found_before_its_parent_is_charged_to_all_above() -> None:
+    top, middle, leaf = Meter("t", Budget(tokens=30)), Meter("m"), Meter("l")
+    leaf.charge(used(10))
+    leaf.count_for(middle)
+    middle.count_for(top)
+
+    leaf.charge(used(20))
+    middle.charge(used(5))
+
+    assert (middle.usage.input_tokens, top.usage.input_tokens) == (35, 35)
+    assert leaf.used_up() == "the budget of the turn is used up (tokens)"
+
+
+def test_what_was_let_go_of_is_charged_to_nobody_above_whoever_is_let_go_of_first() -> None:
+    top = Meter("t")
+    middle = Meter("m", parent=top)
+    leaf = Meter("l", parent=middle)
+    leaf.charge(used(10))
+    middle.charge(used(5))
+    assert top.usage.input_tokens == 15
+
+    middle.drop()
+    leaf.drop()
+    leaf.charge(used(1))
+
+    assert top.usage.input_tokens == 0
+
+
+def test_children_that_ended_before_a_turn_was_gone_on_with_count_once_and_not_for_the_day() -> None:
+    tenant = Account("tenant", Budget(iterations=9))
+    above = Meter("a", Budget(iterations=5))
+    parent = Meter("p", None, [tenant])
+    ended = {"c": Spent(used(7), tool_calls=1, iterations=3), "d": Spent(used(1), iterations=2)}
+
+    parent.count_children({"c": ended["c"]})
+    parent.count_children(ended)
+    parent.count_for(above)
+
+    assert (parent.usage.input_tokens, above.usage.input_tokens, above.whole.tool_calls) == (8, 8, 1)
+    assert above.used_up() == "the budget of the turn is used up (iterations)"
+    assert (tenant.total, parent.own) == (Spent(), Spent())
+
+
 def test_what_a_turn_used_stays_booked_when_it_has_ended() -> None:
     tenant = Account("tenant", Budget(iterations=2))
     first = Meter("1", None, [tenant])
