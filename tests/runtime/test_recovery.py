@@ -160,13 +160,13 @@ async def test_a_turn_whose_model_was_asked_asks_again_and_gives_up_what_it_had_
     open_chat: OpenChat, make_sessions: MakeSessions
 ) -> None:
     chat = await open_chat()
-    follower = await chat.sessions.open_stream(chat.session_id, "[[slow: tokens=40 delay_ms=20]]")
+    follower = await chat.sessions.open_stream(chat.session_id, "[[slow: tokens=150 delay_ms=20]]")
     turn_id = await _at_the_first_delta(chat)
 
-    other = await taken_over(chat, make_sessions())
+    other = await _taken_at_last(chat, make_sessions(), turn_id, 2)
     outcome = await ended(other, turn_id)
 
-    assert outcome.response.split() == [f"w{n}" for n in range(40)]
+    assert outcome.response.split() == [f"w{n}" for n in range(150)]
     events = await other.events()
     types = [event["type"] for event in events if event["turn_id"] == turn_id]
     assert types[2:4] == ["turn.recovered", "message.discarded"]
