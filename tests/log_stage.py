@@ -25,7 +25,8 @@ from amplifier_app_api.models.session import Session, SessionStatus
 from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.runtime.following import Following
-from amplifier_app_api.runtime.recorder import Ending, Recorder, TurnKey, Unit
+from amplifier_app_api.runtime.recorder import Recorder
+from amplifier_app_api.runtime.units import Ending, TurnKey, Unit
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import insert_config

@@ -15,8 +15,9 @@ from amplifier_app_api.models.turn import StopReason, TokenUsage, TurnStatus
 from amplifier_app_api.models.usage import Spent
 from amplifier_app_api.runtime.accept import Incoming, SessionBusy, accept
 from amplifier_app_api.runtime.outcome import Outcome
-from amplifier_app_api.runtime.recorder import Ending, Recorder, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import Recorder, TurnOver
 from amplifier_app_api.runtime.turn import Accepted
+from amplifier_app_api.runtime.units import Ending, Unit
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import insert_config

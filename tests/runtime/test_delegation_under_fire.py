@@ -14,9 +14,9 @@ from amplifier_app_api.models import PageRequest
 from amplifier_app_api.models.approval import ApprovalStatus
 from amplifier_app_api.models.turn import Budget
 from amplifier_app_api.runtime.accept import Incoming
-from amplifier_app_api.runtime.recorder import Unit
 from amplifier_app_api.runtime.turn import DATABASE_AWAY
 from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.runtime.units import Unit
 from amplifier_app_api.storage import Database
 from runtime_bundles import bundle_text, from_folder
 from runtime_faults import written_module

@@ -15,8 +15,8 @@ from amplifier_app_api.models.session import SessionStatus, WhenBusy
 from amplifier_app_api.models.turn import Budget
 from amplifier_app_api.runtime.budget import Budgets
 from amplifier_app_api.runtime.journal import RowOfUser, Seals, said_by_user
-from amplifier_app_api.runtime.recorder import Effect, TurnKey, Unit, write_unit
 from amplifier_app_api.runtime.turn import Accepted, Turn
+from amplifier_app_api.runtime.units import Effect, TurnKey, Unit, write_unit
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.engine import DatabaseUnavailable

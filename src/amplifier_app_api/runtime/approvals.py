@@ -24,7 +24,8 @@ from amplifier_app_api.runtime.digest import digest_of
 from amplifier_app_api.runtime.kernel.approval import Question, Verdict
 from amplifier_app_api.runtime.kernel.proxies import json_copy
 from amplifier_app_api.runtime.masking import SecretMask
-from amplifier_app_api.runtime.recorder import Effect, Recorder, TurnKey, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import Recorder, TurnOver
+from amplifier_app_api.runtime.units import Effect, TurnKey, Unit
 from amplifier_app_api.storage.approvals import (
     approvals_by_id,
     approvals_of_turn,

@@ -30,9 +30,9 @@ from amplifier_app_api.runtime.lineage import Layer, Lineage
 from amplifier_app_api.runtime.live_session import LiveSession
 from amplifier_app_api.runtime.live_sessions import LiveSessions
 from amplifier_app_api.runtime.opening import OpenedSession, SessionOpener
-from amplifier_app_api.runtime.recorder import Effect, TurnKey
 from amplifier_app_api.runtime.turn import Turn
 from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.runtime.units import Effect, TurnKey
 from amplifier_app_api.runtime.workspace import Workspaces
 from amplifier_app_api.storage.children import ChildTurn, bind_to_call, child_of, orphaned_turns, turns_of_call
 from amplifier_app_api.storage.clock import utc_now

@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 from amplifier_app_api.models.turn import UNFINISHED_STATUSES, StopReason, TurnStatus
 from amplifier_app_api.runtime.kernel.proxies import current_call
 from amplifier_app_api.runtime.outcome import Outcome, outcome_of_row
-from amplifier_app_api.runtime.recorder import TurnKey, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import TurnOver
 from amplifier_app_api.runtime.turn import Turn
 from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.runtime.units import TurnKey, Unit
 from amplifier_app_api.storage.children import (
     ChildTurn,
     children_told,

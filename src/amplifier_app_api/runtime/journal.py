@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 from amplifier_app_api.models.content import Content, kernel_content, prompt_of
 from amplifier_app_api.runtime.digest import digest_of
 from amplifier_app_api.runtime.masking import SecretMask
-from amplifier_app_api.runtime.recorder import Effect, TurnKey
 from amplifier_app_api.runtime.shown import shown_content, shown_mapping, shown_message
+from amplifier_app_api.runtime.units import Effect, TurnKey
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.journal import (
     FINISHED,

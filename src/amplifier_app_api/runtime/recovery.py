@@ -14,13 +14,13 @@ from amplifier_app_api.models.turn import StopReason, TurnStatus
 from amplifier_app_api.runtime.journal import Seals, said_by_user, sorted_out
 from amplifier_app_api.runtime.live_sessions import LiveSessions
 from amplifier_app_api.runtime.outcome import OPEN_CALL_ANSWERS
-from amplifier_app_api.runtime.recorder import TurnKey
 from amplifier_app_api.runtime.refusals import TooManyTurns
 from amplifier_app_api.runtime.restoring import Restorer
 from amplifier_app_api.runtime.resumption import Resumption, Tally
 from amplifier_app_api.runtime.running import RunningTurns
 from amplifier_app_api.runtime.turn import DATABASE_AWAY, Accepted
 from amplifier_app_api.runtime.turn_children import ChildInTurn
+from amplifier_app_api.runtime.units import TurnKey
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.ending import EndFromRows, TurnMoved, end_open_turn
 from amplifier_app_api.storage.engine import DatabaseUnavailable

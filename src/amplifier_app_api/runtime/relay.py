@@ -19,8 +19,9 @@ from amplifier_app_api.models.event import DeltaType, MessageCompleted, MessageD
 from amplifier_app_api.models.fields import made_storable
 from amplifier_app_api.runtime.blocks import DELTA_TYPES, ModelCall, StreamedBlock, blocks_of, numbered
 from amplifier_app_api.runtime.masking import SecretMask
-from amplifier_app_api.runtime.recorder import Recorder, TurnKey, Unit
+from amplifier_app_api.runtime.recorder import Recorder
 from amplifier_app_api.runtime.shown import shown_part
+from amplifier_app_api.runtime.units import TurnKey, Unit
 from amplifier_app_api.storage.turns import keep_request
 
 _current_call: contextvars.ContextVar[ModelCall | None] = contextvars.ContextVar("model_call", default=None)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from amplifier_app_api.models.event import MessageUser
 from amplifier_app_api.runtime.journal import Seals, said_by_user
-from amplifier_app_api.runtime.recorder import TurnKey, Unit
+from amplifier_app_api.runtime.units import TurnKey, Unit
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.messages import NewMessage
 from amplifier_app_api.storage.steering import SteeringMessage, mark_used

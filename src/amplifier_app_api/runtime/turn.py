@@ -29,10 +29,11 @@ from amplifier_app_api.runtime.journal import Seals
 from amplifier_app_api.runtime.kernel.failures import Failure, failure_of
 from amplifier_app_api.runtime.kernel.session import KernelSession
 from amplifier_app_api.runtime.outcome import BUDGET_ANSWER, OPEN_CALL_ANSWERS, Outcome, outcome_of
-from amplifier_app_api.runtime.recorder import OUTAGE_PAUSES, Ending, Recorder, TurnKey, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import OUTAGE_PAUSES, Recorder, TurnOver
 from amplifier_app_api.runtime.resumption import Resumption
 from amplifier_app_api.runtime.turn_children import TurnChildren
 from amplifier_app_api.runtime.turn_tap import TurnTap
+from amplifier_app_api.runtime.units import Ending, TurnKey, Unit
 from amplifier_app_api.storage.database import Database
 from amplifier_app_api.storage.engine import DatabaseUnavailable
 

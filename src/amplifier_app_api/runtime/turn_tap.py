@@ -33,10 +33,11 @@ from amplifier_app_api.runtime.journal import OUTCOME_UNKNOWN, Journal, Seals
 from amplifier_app_api.runtime.kernel.proxies import json_copy
 from amplifier_app_api.runtime.kernel.stopped import StopLoop
 from amplifier_app_api.runtime.kernel.tap import Recalled
-from amplifier_app_api.runtime.recorder import Recorder, TurnOver, Unit
+from amplifier_app_api.runtime.recorder import Recorder, TurnOver
 from amplifier_app_api.runtime.relay import Relay
 from amplifier_app_api.runtime.resumption import Resumption, Tally
 from amplifier_app_api.runtime.shown import shown_row
+from amplifier_app_api.runtime.units import Unit
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.ending import partial_answer
 from amplifier_app_api.storage.engine import DatabaseUnavailable

@@ -11,7 +11,7 @@ from amplifier_app_api.events.place import Place
 from amplifier_app_api.events.stream import items_of
 from amplifier_app_api.models.event import ChildEnded, ChildStarted, Notice
 from amplifier_app_api.runtime.following import Following
-from amplifier_app_api.runtime.recorder import Unit
+from amplifier_app_api.runtime.units import Unit
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.deltas import deltas_of, partial_blocks
 from amplifier_app_api.storage.tables import events, sessions

@@ -11,8 +11,9 @@ from amplifier_app_api.events.hub import EventHub, Subscription
 from amplifier_app_api.models.event import Notice
 from amplifier_app_api.models.session import Session, SessionStatus
 from amplifier_app_api.runtime.accept import Incoming, accept
-from amplifier_app_api.runtime.recorder import Recorder, Unit
+from amplifier_app_api.runtime.recorder import Recorder
 from amplifier_app_api.runtime.relay import Relay
+from amplifier_app_api.runtime.units import Unit
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.clock import utc_now
 from amplifier_app_api.storage.configs import insert_config
