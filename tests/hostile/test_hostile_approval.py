@@ -294,6 +294,7 @@ async def test_a_path_that_leads_elsewhere_is_not(gate: Gate, folder: Path, path
     [
         *({}, {"content": "x"}, {"file_path": ["src/a", "/etc/passwd"]}, {"file_path": "src/a", "path": "/etc/passwd"}),
         *({"file_path": "src/a", "destination": "../x"}, {"file_path": 5}, {"file_path": {"a": "src/a"}}),
+        *({"file_path": "src/a", "files": [{"path": "/etc/passwd"}]}, {"file_path": "src/a", "paths": [["src/a"]]}),
     ],
 )
 async def test_every_path_of_a_call_must_be_allowed(gate: Gate, arguments: dict[str, Any]) -> None:
@@ -320,6 +321,34 @@ async def test_a_forbidden_path_is_denied_however_it_is_written(gate: Gate, fold
     (folder / "src" / "e").symlink_to(folder / ".env")
 
     assert await gate.says("read_anything", file_path=path) == "deny"
+
+
+@pytest.mark.parametrize("files", [[["secrets/k"]], [{"path": "secrets/k"}], {"one": [{"path": ".env"}]}])
+async def test_a_forbidden_path_is_denied_however_deep_it_lies(gate: Gate, files: Any) -> None:
+    assert await gate.says("read_anything", files=files) == "deny"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://bad.example/x", "deny"),
+        ([["https://bad.example/x"]], "deny"),
+        ({"href": "https://BAD.example/x"}, "deny"),
+        ({"host": "bad", "rest": ".example"}, "ask"),
+        ("https://good.example/", "allow"),
+    ],
+)
+async def test_a_forbidden_argument_is_found_in_whatever_holds_it(folder: Path, url: Any, said: str) -> None:
+    coordinator = MockCoordinator()
+    coordinator.approval_system = None
+    coordinator.register_capability("session.working_dir", str(folder))
+    rules = [
+        {"tool": "get", "arguments": {"url": "*bad.example*"}, "action": "deny"},
+        {"tool": "get", "action": "allow"},
+    ]
+    await load_mount("hooks-approval")(coordinator, {"rules": rules})
+
+    assert await Gate(coordinator).says("get", url=url) == said
 
 
 @pytest.mark.parametrize("command", ["ls secrets/k", "ls ./secrets", "ls .env", "ls a=secrets/k"])

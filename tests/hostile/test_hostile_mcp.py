@@ -108,6 +108,29 @@ async def test_no_more_tools_are_mounted_than_a_model_can_take(tmp_path: Path, m
         assert len(at.tools()) == 21
 
 
+async def test_what_cannot_be_sent_costs_the_call_and_not_the_connection(tmp_path: Path, mark: str) -> None:
+    deep: Any = []
+    for _ in range(2_000):
+        deep = [deep]
+    async with desk(tmp_path, {"s": program("demo", mark)}) as at:
+        refusals = [
+            await at.refusal("mcp_s_look", what="\ud800"),
+            await at.refusal("mcp_s_look", what=deep),
+            await at.refusal("mcp", action="read", server="s", uri="demo://\ud800"),
+            await at.refusal("mcp", action="prompt", server="s", name="ask", arguments={"name": "\ud800"}),
+        ]
+
+        said = "That cannot be sent to a server: it holds half a character, or is nested too deep"
+        assert refusals == [said] * 4
+        assert await at.say("mcp_s_look", what="it") == "saw it"
+
+
+async def test_many_servers_have_no_more_tools_together(tmp_path: Path, mark: str) -> None:
+    servers = {name: program("many", mark) for name in ("a", "b", "c")}
+    async with desk(tmp_path, servers, max_tools=20) as at:
+        assert len(at.tools()) == 21
+
+
 async def test_a_session_that_is_given_up_while_it_opens_leaves_no_program(tmp_path: Path, mark: str) -> None:
     opening = asyncio.create_task(desk(tmp_path, {"s": program("deaf", mark)}).__aenter__())
     await until_running(mark)

@@ -15,6 +15,12 @@ import pytest
 from amplifier_core.testing import MockCoordinator
 
 from amplifier_app_api.modules import load_mount
+from amplifier_app_api.modules.kernel import ConfigurationError
+from amplifier_app_api.modules.tools import search_glob
+from amplifier_app_api.modules.tools.bash_sandbox import setting
+from amplifier_app_api.modules.tools.folders import SessionFolders
+from amplifier_app_api.modules.tools.refusals import Refused
+from amplifier_app_api.modules.tools.sandbox import FileRefused, Place, Sandbox
 from tool_programs import need_bubblewrap, path_without, processes_with
 
 SECRET = "the secret"
@@ -189,6 +195,39 @@ async def test_a_huge_file_is_refused_without_being_read(room: Room) -> None:
     assert (await room.call("grep", pattern="anything")).output == "[nothing found]"
 
 
+@pytest.mark.parametrize("tool", ["glob", "list_directory"])
+async def test_a_search_for_names_ends_when_its_time_is_up(
+    room: Room, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    for number in range(3):
+        (room.folder / f"{number}.txt").touch()
+    monkeypatch.setattr(search_glob, "MAX_SECONDS", -1.0)
+
+    result = await room.call(tool, pattern="*.txt")
+
+    assert result.output == "[the time was up after 0 entries; give a narrower path or pattern]"
+
+
+async def test_patterns_to_leave_out_are_not_without_number(room: Room) -> None:
+    result = await room.call("glob", pattern="*.py", exclude=["x"] * 33)
+
+    assert (result.success, result.output) == (False, "exclude has at most 32 patterns")
+
+
+async def test_searches_at_the_same_time_take_turns(room: Room) -> None:
+    """Each would take a thread that other sessions need, or a process with all its memory."""
+    for number in range(3):
+        (room.folder / f"{number}.txt").write_text("needle")
+    given = {"pattern": "needle", "output_mode": "count"}
+
+    async with asyncio.timeout(30):
+        counted = await asyncio.gather(*(room.call("grep", **given) for _ in range(12)))
+        named = await asyncio.gather(*(room.call("glob", pattern="*.txt") for _ in range(12)))
+
+    assert {result.output for result in counted} == {"0.txt:1\n1.txt:1\n2.txt:1"}
+    assert {result.output for result in named} == {"0.txt\n1.txt\n2.txt"}
+
+
 async def test_a_folder_without_a_bottom_is_listed_to_a_bound(room: Room) -> None:
     deep = room.folder
     for _ in range(200):
@@ -244,6 +283,121 @@ async def test_a_link_that_a_command_leaves_leads_no_tool_out(room: Room) -> Non
     assert not (await room.call("read_file", file_path="link")).success
     assert not (await room.call("read_file", file_path=f"root{room.secret}")).success
     assert (await room.call("grep", pattern=SECRET)).output == "[nothing found]"
+
+
+@in_sandbox
+@pytest.mark.parametrize("option", ["allowed_read_paths", "allowed_write_paths"])
+@pytest.mark.parametrize("further", ["shared", "../beside/shared"])
+@pytest.mark.parametrize("limited", [True, False])
+async def test_a_further_folder_that_becomes_a_link_leads_nobody_out(
+    tmp_path: Path, option: str, further: str, limited: bool
+) -> None:
+    """Whoever may write what holds a further folder may put a link in its place: a command here, or another session."""
+    own, outside = tmp_path / "sessions" / "own", tmp_path / "outside"
+    for folder in (own, outside, own / further):
+        folder.mkdir(parents=True)
+    (outside / "secret.txt").write_text(SECRET)
+    coordinator = MockCoordinator()
+    coordinator.register_capability("session.working_dir", str(own))
+    if limited:
+        everywhere = [str(tmp_path / "sessions")]
+        coordinator.register_capability("host.file_limits", {"readable": everywhere, "writable": everywhere})
+    options = {option: [further]}
+    await load_mount("tool-filesystem")(coordinator, options)
+    await load_mount("tool-search")(coordinator, {"allowed_read_paths": [further]})
+    close = await load_mount("tool-bash")(coordinator, options)
+    room = Room(own, coordinator)
+    (own / further).rmdir()
+    (own / further).symlink_to(outside)
+
+    said = [
+        await room.call("read_file", file_path=f"{further}/secret.txt"),
+        await room.call("read_file", file_path=str(outside / "secret.txt")),
+        await room.call("write_file", file_path=f"{further}/new.txt", content="x"),
+        await room.call("grep", pattern="secret", path=further),
+        await room.call("glob", pattern="*", path=further),
+        await room.call("bash", command=f"cat {outside}/secret.txt"),
+        await room.call("bash", command=f"echo x > {outside}/new.txt"),
+    ]
+    await close()
+
+    assert [result.success for result in said] == [False] * 7
+    assert SECRET not in str([result.output for result in said])
+    assert [path.name for path in outside.iterdir()] == ["secret.txt"]
+
+
+@in_sandbox
+async def test_what_a_config_sets_for_commands_is_not_for_the_sandbox_itself(tmp_path: Path) -> None:
+    """The sandbox is a program outside of it: a library named here would be loaded there."""
+    (tmp_path / "session").mkdir()
+    coordinator = MockCoordinator()
+    coordinator.register_capability("session.working_dir", str(tmp_path / "session"))
+    environment = {"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(tmp_path / "loaded"), "SAID": "in\nthere"}
+    close = await load_mount("tool-bash")(coordinator, {"environment": environment})
+    room = Room(tmp_path / "session", coordinator)
+    result = await room.call("bash", command='unset LD_DEBUG; echo "$SAID"')
+    await close()
+
+    assert result.output["stdout"] == "in\nthere\n"
+    assert [path.name for path in room.folder.parent.iterdir()] == ["session"]
+
+
+async def test_an_environment_cannot_end_an_argument_of_the_sandbox(tmp_path: Path) -> None:
+    coordinator = MockCoordinator()
+    coordinator.register_capability("session.working_dir", str(tmp_path))
+
+    with pytest.raises(ConfigurationError, match="option 'environment' holds a NUL character"):
+        await load_mount("tool-bash")(coordinator, {"environment": {"A": "x\0--bind\0/\0/host"}})
+    with pytest.raises(Refused):
+        setting({"A": "x\0--bind\0/\0/host"})
+
+
+async def test_a_command_is_not_given_a_folder_that_another_session_could_replace(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for folder in (own, tmp_path / "shared" / "deep"):
+        folder.mkdir(parents=True)
+    coordinator = MockCoordinator()
+    coordinator.register_capability("session.working_dir", str(own))
+    coordinator.register_capability("host.file_limits", {"readable": [str(tmp_path)], "writable": [str(tmp_path)]})
+    folders = SessionFolders(coordinator, "m", read={"r": ["../shared"]}, write={"w": ["../shared/deep"]})
+    folders.check_limits()
+
+    assert (folders.further_read(), folders.further_write()) == ([tmp_path / "shared"], [])
+    assert folders.writable().roots == [str(own), str(tmp_path / "shared" / "deep")]
+
+
+async def test_the_folders_of_other_sessions_cannot_all_be_written(tmp_path: Path) -> None:
+    """A session that may could replace the folder of another one by a link."""
+    own = tmp_path / "sessions" / "own"
+    own.mkdir(parents=True)
+    coordinator = MockCoordinator()
+    coordinator.register_capability("session.working_dir", str(own))
+    everywhere = [str(tmp_path / "sessions")]
+    coordinator.register_capability("host.file_limits", {"readable": everywhere, "writable": everywhere})
+
+    for module in ("tool-filesystem", "tool-bash"):
+        with pytest.raises(ConfigurationError, match=r"names \.\., which holds the session's own folder"):
+            await load_mount(module)(coordinator, {"allowed_write_paths": [".."]})
+
+
+async def test_a_root_that_is_reached_through_a_new_link_is_not_opened(tmp_path: Path) -> None:
+    root, outside = tmp_path / "a" / "root", tmp_path / "outside"
+    (outside / "root").mkdir(parents=True)
+    (outside / "root" / "secret.txt").write_text(SECRET)
+    root.mkdir(parents=True)
+    sandbox = Sandbox([root], resolved=True)
+    place = Place(root, ("secret.txt",))
+    root.rmdir()
+    root.parent.rmdir()
+    root.parent.symlink_to(outside)
+
+    with pytest.raises(FileRefused):
+        sandbox.read(place, 100)
+    with pytest.raises(FileRefused):
+        list(sandbox.walk(Place(root, ()), most=10))
+    with pytest.raises(FileRefused):
+        sandbox.write(place, b"x")
+    assert (outside / "root" / "secret.txt").read_text() == SECRET
 
 
 @in_sandbox

@@ -42,7 +42,7 @@ class Options:
             return default
         try:
             number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer may be larger than any float
             number = None
         if number is None or number != number or number in (float("inf"), float("-inf")):
             raise self.problem(name, "must be a number")

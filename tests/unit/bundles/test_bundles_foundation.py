@@ -150,7 +150,7 @@ async def test_an_agent_that_reads_cannot_write_whatever_the_session_may(row: li
 
     child = child_plan(bundle.plan(), bundle.plan()["agents"][name])
 
-    denied = {"reads": ["."], "writes": ["secrets"]}[files]
+    denied = {"reads": ["/"], "writes": ["secrets"]}[files]
     assert options(child["tools"], "tool-filesystem") == {"denied_write_paths": denied}
 
 

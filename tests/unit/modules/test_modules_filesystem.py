@@ -68,6 +68,14 @@ async def test_a_part_of_a_file_says_where_to_read_on(files: Workspace) -> None:
     assert behind.output == "[The file has 4 lines]"
 
 
+async def test_lines_are_counted_as_a_search_counts_them(files: Workspace) -> None:
+    (files.folder / "a.txt").write_text("a\x0cb\nc\u2028d\ne\x85f\rg\nneedle\n", newline="")
+
+    part = await files.call("read_file", file_path="a.txt", offset=4, limit=1)
+
+    assert part.output == "needle\n"
+
+
 @pytest.mark.parametrize("options", [{"max_output_bytes": 4}])
 async def test_a_long_file_is_shown_in_parts(files: Workspace) -> None:
     (files.folder / "a.txt").write_text("1\n2\n3\n")
@@ -128,6 +136,33 @@ async def test_an_edit_keeps_the_line_ends_of_the_file(files: Workspace) -> None
     await files.call("edit_file", file_path="a.txt", old_string="one\ntwo", new_string="1\n2")
 
     assert (files.folder / "a.txt").read_bytes() == b"1\r\n2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "old", "new", "after"),
+    [
+        (b"one\r\ntwo\r\n", "one", "1\n1\r\n1", b"1\r\n1\r\n1\r\ntwo\r\n"),
+        (b"one\r\ntwo\n", "two", "2\n2", b"one\r\n2\n2\n"),
+        (b"one\r\ntwo\n", "one\ntwo", "1\n2", b"1\r\n2\n"),
+        (b"one\r\ntwo\r\n", "one\r\n", "1\n", b"1\ntwo\r\n"),
+        (b"\xef\xbb\xbfone\r\n", "one", "1\n2", b"\xef\xbb\xbf1\r\n2\r\n"),
+    ],
+    ids=[
+        "a line becomes several",
+        "mixed",
+        "mixed, over an end",
+        "the ends are what is replaced",
+        "with a mark in front",
+    ],
+)
+async def test_what_an_edit_adds_has_the_line_ends_of_the_file(
+    files: Workspace, before: bytes, old: str, new: str, after: bytes
+) -> None:
+    (files.folder / "a.txt").write_bytes(before)
+
+    await files.call("edit_file", file_path="a.txt", old_string=old, new_string=new)
+
+    assert (files.folder / "a.txt").read_bytes() == after
 
 
 async def test_edits_at_the_same_time_are_both_kept(files: Workspace) -> None:
@@ -228,6 +263,18 @@ async def test_a_denied_folder_is_read_and_not_written(files: Workspace) -> None
         shown = path.replace("way", "kept")
         assert await files.call("write_file", file_path=path, content="b") == failed(f"{shown} may not be written")
     assert (files.folder / "kept/a.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+async def test_a_path_that_is_left_out_with_a_word_for_nothing_is_left_out(files: Workspace, nothing: Any) -> None:
+    (files.folder / "a.txt").write_text("a")
+
+    assert (await files.call("list_directory", path=nothing)).output == "a.txt"
+    assert (await files.call("glob", path=nothing, pattern="*.txt")).output == "a.txt"
+    assert (await files.call("read_file", file_path=nothing, path="a.txt")).output == "a"
+    assert await files.call("read_file", file_path=nothing) == failed(
+        "file_path is missing: the path of a file below the session's folder", "Refused"
+    )
 
 
 async def test_files_are_found_by_pattern(files: Workspace) -> None:

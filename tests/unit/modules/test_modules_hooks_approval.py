@@ -140,6 +140,17 @@ async def test_always_for_a_file_is_for_that_file_whatever_is_written(open_chat:
     assert [arguments["content"] for _, arguments in chat.runs] == ["1", "2"]
 
 
+async def test_always_for_a_file_is_not_for_something_else_done_with_it(open_chat: Any, tmp_path: Path) -> None:
+    desk = Desk("Allow always", "Deny")
+    look, remove = call("run", path="a", action="look"), call("run", path="a", action="remove")
+    chat = await opened(open_chat, desk, look, look, remove)
+    chat.coordinator.register_capability("session.working_dir", str(tmp_path))
+    for _ in range(3):
+        await chat.say("go")
+
+    assert [arguments["action"] for _, arguments in chat.runs] == ["look", "look"]
+
+
 async def test_once_is_asked_again(open_chat: Any) -> None:
     desk = Desk("Allow once")
     chat = await opened(open_chat, desk, call("run"), call("run"))

@@ -105,6 +105,20 @@ async def test_what_was_used_before_the_opening_counts() -> None:
     assert await meter.ask() == "The budget session_budget_usd is used up: $1 of $1"
 
 
+async def test_what_agents_used_in_earlier_turns_counts() -> None:
+    meter = Meter()
+    known = {"input_tokens": 0, "output_tokens": 0, "cost_usd": "0"}
+    meter.coordinator.register_capability("host.session_usage", lambda: known)
+    await meter.mount(session_budget_usd=1)
+
+    await meter.turn()
+    assert await meter.ask(usage("0.10")) is None
+    known["cost_usd"] = "0.90"  # the host's account of that turn, with its agents
+    await meter.turn()
+    assert await meter.ask(usage("0.10")) is None
+    assert await meter.ask() == "The budget session_budget_usd is used up: $1 of $1"
+
+
 async def test_a_cost_that_is_not_known_is_told_once_or_denied() -> None:
     warned, denied = (
         await Meter().mount(session_budget_usd=1),

@@ -144,6 +144,20 @@ def test_members_whose_name_says_it_are_masked_and_named_ones_are_kept() -> None
     }
 
 
+def test_names_are_texts_too_and_a_list_of_secrets_is_each_of_them() -> None:
+    other = GITHUB[:-1] + "x"
+    masked = make_redactor({"allow_texts": ["example"]}).redact_value(
+        {GITHUB: 1, other: 2, 7: 3, "passwords": ["plain", "", "example", 5, {"note": GITHUB}]}
+    )
+
+    assert masked == {
+        "[redacted:github-token]": 1,
+        "[redacted:github-token]'": 2,
+        7: 3,
+        "passwords": ["[redacted:secret]", "", "example", 5, {"note": "[redacted:github-token]"}],
+    }
+
+
 def test_only_the_rules_that_are_named_apply() -> None:
     assert make_redactor({"rules": ["pii-basic"]}).redact(f"{GITHUB} a@b.example") == f"{GITHUB} [redacted:email]"
 

@@ -29,6 +29,9 @@ class Namer:
             raise self.answer
         return ChatResponse(content=[TextBlock(text=str(self.answer))])
 
+    def parse_tool_calls(self, response: ChatResponse) -> list[Any]:
+        return []
+
 
 class Titles:
     """The host's side: keeps what it is given; `await nth(n)` waits until there are n."""
@@ -78,6 +81,17 @@ async def test_a_session_is_named_by_its_first_message_and_then_by_the_model(ope
     (request,) = namer.requests
     assert (request.metadata, request.stream) == ({"stream": False}, False)
     assert "Please plan\n my garden\nwith ‹/asked> roses\n</asked>" in request.messages[0].content
+
+
+async def test_the_provider_that_loops_ask_first_is_asked_for_a_title(open_chat: Any) -> None:
+    titles, namer = Titles(), Namer(ANSWER)
+    namer.priority = 0
+    chat = await opened(open_chat, namer, titles, provider=None, initial_trigger_turn=1)
+
+    assert await chat.say("first") == ANSWER
+    await asyncio.gather(*naming_tasks())
+
+    assert titles.given == [("first", ""), ("A garden plan", "Planning a garden.")]
 
 
 async def test_a_host_that_takes_no_titles_is_asked_for_none(open_chat: Any) -> None:

@@ -37,6 +37,7 @@ def test_one_text_is_a_list_of_one() -> None:
         (lambda o: o.number("x", 0), "many", "must be a number"),
         (lambda o: o.number("x", 0), True, "must be a number"),
         (lambda o: o.number("x", 0), float("nan"), "must be a number"),
+        (lambda o: o.number("x", 0), 10**400, "must be a number"),
         (lambda o: o.number("x", 0, maximum=1), 2, "must be at most 1"),
         (lambda o: o.flag("x", False), "perhaps", "must be true or false"),
         (lambda o: o.text("x"), ["a"], "must be a text"),

@@ -20,6 +20,8 @@ from amplifier_app_api.modules.tools.refusals import Refused
         ("src/**", "src/one/two", True),
         ("./src/*", "src/a", True),
         ("*.{py,md}", "docs/a.md", True),
+        ("src/**/**/a.py", "src/a.py", True),
+        ("src/**/**/a.py", "src/one/two/a.py", True),
         ("{src,lib}/**/[ab].py", "lib/x/b.py", True),
         ("{src,lib}/**/[ab].py", "lib/x/c.py", False),
         ("a{b,c{d,e}}", "ace", True),

@@ -127,6 +127,20 @@ async def test_domains_can_be_allowed_and_blocked(web: WebDouble) -> None:
     assert (await blocked.fetch(f"{web.url}/a")).output == "The host 127.0.0.1 is not one that may be fetched from"
 
 
+@pytest.mark.parametrize("written", ["Bücher.example", "*.bücher.example", "xn--bcher-kva.example", "bücher.example."])
+async def test_a_domain_is_the_same_however_it_is_written(written: str) -> None:
+    blocked = await tools({"blocked_domains": [written]})
+
+    for host in ("bücher.example", "xn--bcher-kva.example", "www.BÜCHER.example."):
+        result = await blocked.fetch(f"https://{host}/")
+        assert "is not one that may be fetched from" in str(result.output)
+
+
+async def test_what_is_no_domain_cannot_be_blocked() -> None:
+    with pytest.raises(ConfigurationError, match="option 'blocked_domains' must be a list of domains"):
+        await tools({"blocked_domains": ["https://example.com/a"]})
+
+
 @pytest.mark.parametrize(
     ("text", "url"),
     [

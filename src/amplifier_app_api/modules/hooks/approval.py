@@ -28,6 +28,7 @@ from amplifier_core.approval import ApprovalTimeoutError  # pyright: ignore[repo
 
 from amplifier_app_api.modules.hooks.approval_rules import (
     ACTIONS,
+    PATH_ARGUMENTS,
     Action,
     Call,
     Rule,
@@ -59,6 +60,8 @@ _GRANTED = ("allow", "allow once", "allow always")
 MAX_REMEMBERED = 1_000
 _SHOWN = 2_000
 _ASKED_FOR = "require_approval_tools"
+_ABOUT_FILES = frozenset((*PATH_ARGUMENTS, "content", "old_string", "new_string", "replace_all"))
+"""Arguments that name files, or are what is written into them."""
 
 logger = logging.getLogger(__name__)
 
@@ -257,9 +260,11 @@ def digest(call: Call) -> str:
 
 
 def remembered_as(call: Call) -> str:
-    """What "always" stands for: this tool with these files, or else with exactly these arguments."""
+    """What "always" stands for: this tool with these files, whatever is written into them, or else with exactly these
+    arguments: one that says what is done with a file is part of what was approved.
+    """
     paths = call.paths()
-    if call.has_command() or not paths or None in paths:
+    if not set(call.arguments) <= _ABOUT_FILES or not paths or None in paths:
         return digest(call)
     return digest(Call(call.tool, {"paths": paths}, None))
 

@@ -31,6 +31,7 @@ PATH_ARGUMENTS = (
     *("source", "destination", "target", "paths", "files"),
 )
 MAX_PATHS = 256
+MAX_DEPTH = 8
 
 
 class Fit(Enum):
@@ -61,15 +62,17 @@ class Call:
     def paths(self) -> list[str | None]:
         """Every path it names, resolved; None for one that is none. Looks at the file system."""
         named = self._named()
-        return [resolved(path, self.folder) for path in named[:MAX_PATHS]] + [None] * (len(named) > MAX_PATHS)
+        found = [None if path is None else resolved(path, self.folder) for path in named[:MAX_PATHS]]
+        return found + [None] * (len(named) > MAX_PATHS)
 
     def paths_as_written(self) -> list[str]:
         """The same by their names alone, without following links."""
         if self.folder is None:
             return []
-        return [os.path.normpath(os.path.join(self.folder, path)) for path in self._named()[:MAX_PATHS]]  # noqa: PTH118
+        named = [path for path in self._named()[:MAX_PATHS] if path is not None]
+        return [os.path.normpath(os.path.join(self.folder, path)) for path in named]  # noqa: PTH118
 
-    def _named(self) -> list[str]:
+    def _named(self) -> list[str | None]:
         return [path for name in PATH_ARGUMENTS if name in self.arguments for path in _texts(self.arguments[name])]
 
 
@@ -125,9 +128,10 @@ class Rule:
         if self.paths and not self.commands:
             fits.append(self._may_be_path(call))
         for name, patterns in self.arguments.items():
-            values = [_folded(text) for text in _texts(call.arguments.get(name))]
+            texts = list(_texts(call.arguments.get(name)))
+            values = [_folded(text) for text in texts if text is not None]
             hit = any(fnmatchcase(value, _folded(pattern)) for value in values for pattern in patterns)
-            fits.append(Fit.YES if hit else Fit.NO)
+            fits.append(Fit.YES if hit else Fit.UNCLEAR if None in texts else Fit.NO)
         return next((fit for fit in (Fit.NO, Fit.UNCLEAR, Fit.BY_NAME) if fit in fits), Fit.YES)
 
     def _may_be_command(self, call: Call) -> Fit:
@@ -260,14 +264,19 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, depth: int = 0) -> Iterator[str | None]:
+    """What an argument says: a text, or a list of texts. None stands for what is neither, beside the texts in it."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (int, float)):
         yield str(value)
-    elif isinstance(value, list):
-        for item in cast("list[Any]", value):
-            yield from _texts(item) if not isinstance(item, list) else ()
+    elif isinstance(value, (list, Mapping)):
+        if depth or isinstance(value, Mapping):
+            yield None
+        nested = cast("Any", value)
+        if depth < MAX_DEPTH:
+            for item in nested.values() if isinstance(value, Mapping) else nested:
+                yield from _texts(item, depth + 1)
 
 
 class RuleProblem(ValueError):

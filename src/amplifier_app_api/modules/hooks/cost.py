@@ -5,9 +5,11 @@ tells nothing. Before each call the budgets are looked at: from the share `warn_
 and a call for which nothing is left is denied. A call is made when something is left, so the last one may go beyond.
 
 The events `budget:warning` and `budget:exceeded` say `{"budget", "limit", "spent"}`, where `budget` is the name of the
-option. What a session used before it was opened here is asked of the host's capability `host.session_usage`, a
+option. What the earlier turns of a session used is asked of the host's capability `host.session_usage` in each turn, a
 function without arguments that gives `{"input_tokens", "output_tokens", "cost_usd"}` or, as an awaitable, the same.
-Without it only what is used from now on counts. Tokens read from a cache count towards the cost, not towards tokens.
+So what agents used in earlier turns counts where the host counts it. What agents use in the running turn does not
+count yet; each has the same budgets for itself, as far as it inherits this hook. Without the capability only what is
+used here from now on counts. Tokens read from a cache count towards the cost, not towards tokens.
 """
 
 from __future__ import annotations
@@ -82,10 +84,11 @@ class Accounts:
     session: Spent = field(default_factory=Spent)
     _told: set[str] = field(default_factory=set[str])
     _counted: bool = False
-    _begun: bool = False
+    _asked_host: bool = False
 
     async def on_prompt(self, event: str, data: dict[str, Any]) -> HookResult:
         self.turn = Spent()
+        self._asked_host = False
         self._told -= {budget.name for budget in self.budgets if not budget.whole_session}
         return CONTINUE
 
@@ -117,7 +120,7 @@ class Accounts:
             return HookResult(action="deny", reason="the budget of this session could not be checked")
 
     async def _checked(self) -> HookResult:
-        await self._begin()
+        await self._ask_host()
         if self.deny_unknown and self.session.unknown_calls and any(budget.in_dollars for budget in self.budgets):
             return HookResult(action="deny", reason="the cost of this model is not known, so its budget cannot be kept")
         for budget in self.budgets:
@@ -132,18 +135,20 @@ class Accounts:
         await self._warn_of_unknown()
         return CONTINUE
 
-    async def _begin(self) -> None:
-        """Count what was used before this opening, once."""
-        if self._begun:
+    async def _ask_host(self) -> None:
+        """Count what the host knows of earlier turns and was not seen here, once in each turn."""
+        if self._asked_host:
             return
         asked = self.coordinator.get_capability(USAGE_CAPABILITY)
         usage = asked() if callable(asked) else None
         if inspect.isawaitable(usage):
             usage = await usage
-        self._begun = True
+        self._asked_host = True
         if usage:
-            self.session.add(mapping(usage))
-            self.session.unknown_calls = 0
+            earlier = Spent()
+            earlier.add(mapping(usage))
+            self.session.cost = max(self.session.cost, earlier.cost + self.turn.cost)
+            self.session.tokens = max(self.session.tokens, earlier.tokens + self.turn.tokens)
 
     async def _warn_of_unknown(self) -> None:
         in_dollars = any(budget.in_dollars for budget in self.budgets)

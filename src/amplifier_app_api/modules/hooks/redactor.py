@@ -28,6 +28,8 @@ from amplifier_app_api.modules.hooks.redaction_secrets import (
 MOST_HELD = 8_192
 """Characters."""
 DEPTH = 64
+_WORDS = re.compile(r"[a-z_]{0,40}|[a-z][A-Za-z]{0,24}", re.ASCII)
+"""Names as programs give them, which hold nothing secret: most are such, and each would cost as much as a text."""
 FAILED = "[redacted:failed]"
 
 _WHITE = " \t\r\n\f\v"
@@ -63,7 +65,7 @@ class Redactor:
         return text if not spans else _masked(text, spans)
 
     def redact_value(self, value: Any) -> Any:
-        """A JSON value with every text in it masked, and every text whose name says that it is a secret."""
+        """A JSON value with every text in it masked, names too, and every text whose name says that it is a secret."""
         return self._value(value, DEPTH)
 
     def stream(self) -> RedactingStream:
@@ -92,17 +94,36 @@ class Redactor:
         if isinstance(value, Mapping):
             if not depth:
                 return FAILED
-            return {key: self._member(str(key), item, depth) for key, item in cast("Mapping[Any, Any]", value).items()}
+            return self._members(cast("Mapping[Any, Any]", value), depth)
         if isinstance(value, (list, tuple)):
             return FAILED if not depth else [self._value(item, depth - 1) for item in cast("list[Any]", value)]
         return value
 
+    def _members(self, members: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
+        masked: dict[Any, Any] = {}
+        for key, item in members.items():
+            name = str(key)
+            shown = name if _WORDS.fullmatch(name) or name in self.kept_names else self.redact(name)
+            at = key if shown == name else shown
+            while at != key and at in masked:  # another name with the same mask
+                at += "'"
+            masked[at] = self._member(name, item, depth)
+        return masked
+
     def _member(self, name: str, value: Any, depth: int) -> Any:
         if name in self.kept_names:
             return value
-        if self.masks_named_secrets and isinstance(value, str) and value and names_secret(name):
-            return value if value in self.kept_texts else mask_of("secret")
+        if self.masks_named_secrets and isinstance(value, (str, list)) and names_secret(name):
+            return self._named_secret(cast("str | list[Any]", value), depth)
         return self._value(value, depth - 1)
+
+    def _named_secret(self, value: str | list[Any], depth: int) -> Any:
+        if isinstance(value, list):
+            return [
+                self._named_secret(item, depth) if isinstance(item, str) else self._value(item, depth - 1)
+                for item in value
+            ]
+        return value if not value or value in self.kept_texts else mask_of("secret")
 
 
 class RedactingStream:

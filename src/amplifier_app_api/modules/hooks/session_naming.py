@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from amplifier_app_api.modules.hooks.registrations import CONTINUE, Registrations, masked_text
+from amplifier_app_api.modules.hooks.registrations import CONTINUE, Registrations, mapping, masked_text
 from amplifier_app_api.modules.kernel import PROMPT_COMPLETE, ChatRequest, HookResult, Message
 from amplifier_app_api.modules.options import Options
 
@@ -138,7 +138,7 @@ class Naming:
         wanted = self._options.provider
         if wanted is not None:
             return providers[wanted]
-        return min(providers.values(), key=lambda provider: getattr(provider, "priority", None) or 100)
+        return min(providers.values(), key=_priority)
 
     async def _name(self, take: Callable[..., Awaitable[Any]], title: str, description: str) -> None:
         title = title_of(masked_text(self._coordinator, title), self._options.max_title)
@@ -152,6 +152,17 @@ class Naming:
             return None
         self._task.cancel()
         return asyncio.gather(self._task, return_exceptions=True)
+
+
+def _priority(provider: Any) -> float:
+    """As loops read it: the attribute, else the option, else 100. The lowest is asked; 0 is a place like any other."""
+    value = getattr(provider, "priority", None)
+    if value is None:
+        value = mapping(getattr(provider, "config", None)).get("priority")
+    try:
+        return 100 if value is None else float(value)
+    except (TypeError, ValueError):
+        return 100
 
 
 def title_of(text: str, most: int) -> str:

@@ -58,7 +58,7 @@ HOOKS: dict[str, Options] = {
         "priority": _priority(900),
     },
     "hooks-cost": {
-        "session_budget_usd": number("Dollars that the session may cost.", minimum=0),
+        "session_budget_usd": number("Dollars that the session may cost, with its agents of earlier turns.", minimum=0),
         "turn_budget_usd": number("Dollars that a turn may cost.", minimum=0),
         "session_budget_tokens": number("Tokens that the session may use, without those read from a cache.", minimum=0),
         "turn_budget_tokens": number("Tokens that a turn may use, without those read from a cache.", minimum=0),
@@ -104,7 +104,7 @@ HOOKS: dict[str, Options] = {
         "update_interval_turns": integer("Turns until it is asked again; 0 for never.", 5, minimum=0),
         "max_name_length": integer("Characters of a title.", 50, minimum=10),
         "max_description_length": integer("Characters of a description.", 200, minimum=10),
-        "max_retries": integer("Failures after which no model is asked any more.", 3, minimum=0),
+        "max_retries": integer("Failures that are put up with; after one more no model is asked.", 3, minimum=0),
         "timeout": number("How long the model has.", 60, minimum=1),
         "provider": text("The provider to ask; absent, the one that the session asks."),
         "model": text("The model to ask; absent, the provider's own."),

@@ -19,7 +19,10 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/96", "::ffff:0:0:0/96")))
+"""What a gateway translates, with the IPv4 address at the end."""
+_LOCALLY_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
+"""The rest of what is for gateways of one's own: where in it the IPv4 address stands, they alone know."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -56,7 +59,7 @@ class AddressBook:
             address = _innermost(ipaddress.ip_address(text.partition("%")[0]))
         except ValueError:
             return False
-        if address.is_multicast or address.is_unspecified or address.is_link_local:
+        if address.is_multicast or address.is_unspecified or address.is_link_local or address in _LOCALLY_TRANSLATED:
             return False
         if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
             return self._private_addresses
@@ -67,7 +70,7 @@ def _innermost(address: _Address) -> _Address:
     """The IPv4 address that an IPv6 one stands for, where it does."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
-    if any(address in network for network in _NAT64) or (address in _COMPATIBLE and int(address) > 1):
+    if any(address in network for network in _TRANSLATED) or (address in _COMPATIBLE and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     teredo = address.teredo[1] if address.teredo else None
     return address.ipv4_mapped or address.sixtofour or teredo or address

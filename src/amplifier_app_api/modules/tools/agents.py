@@ -26,6 +26,7 @@ DEPTH_CAPABILITY = "self_delegation_depth"
 
 MAX_INSTRUCTION = 100_000
 MAX_NAME = 200
+MAX_ID = 300
 _MAX_DESCRIBED = 1_000
 _MAX_REASON = 1_000
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9]+")
@@ -96,6 +97,7 @@ def preferences_of(given: Arguments) -> list[Preference] | None:
         provider, model = mapping(entry).get("provider"), mapping(entry).get("model")
         if not isinstance(provider, str) or not provider or not isinstance(model, str) or not model:
             raise Refused("provider_preferences must be a list of {provider, model}")
+        _plain(provider + model, "provider_preferences")
         wishes.append(Preference(provider=provider, model=model, config={}))
     return wishes
 
@@ -121,7 +123,22 @@ def name_of(given: Arguments) -> str | None:
     name = (given.optional_text("agent") or "").strip()
     if len(name) > MAX_NAME:
         raise Refused(f"agent has more than {MAX_NAME} characters")
-    return name or None
+    return _plain(name, "agent") or None
+
+
+def session_of(given: Arguments) -> str | None:
+    """The id of the child that shall go on, when there is one."""
+    session_id = given.optional_text("session_id")
+    if session_id is not None and len(session_id) > MAX_ID:
+        raise Refused(f"session_id has more than {MAX_ID} characters")
+    return None if session_id is None else _plain(session_id, "session_id")
+
+
+def _plain(name: str, what: str) -> str:
+    """A name can be told in events; half a character cannot."""
+    if not name.isprintable():
+        raise Refused(f"{what} holds characters that no name has")
+    return name
 
 
 def span() -> str:

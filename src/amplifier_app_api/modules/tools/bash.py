@@ -24,7 +24,7 @@ from amplifier_core.approval import ApprovalTimeoutError  # pyright: ignore[repo
 from amplifier_app_api.modules.kernel import ConfigurationError, ToolResult
 from amplifier_app_api.modules.tools.bash_jobs import Jobs, told
 from amplifier_app_api.modules.tools.bash_options import LIMITS_CAPABILITY, MODULE_ID, BashOptions
-from amplifier_app_api.modules.tools.bash_sandbox import Bubblewrap, Scratch, find_bubblewrap
+from amplifier_app_api.modules.tools.bash_sandbox import BARE, Bubblewrap, Scratch, find_bubblewrap, setting
 from amplifier_app_api.modules.tools.folders import READ_OPTION, WRITE_OPTION, SessionFolders
 from amplifier_app_api.modules.tools.processes import Command, CommandLimits, Ending
 from amplifier_app_api.modules.tools.refusals import Refused
@@ -104,11 +104,12 @@ class Shell:
                 write=self.folders.further_write(),
                 network=options.network,
             )
-            temporary = "/tmp"  # the sandbox's own
+            environment, arguments = BARE, setting(_environment("/tmp", options))  # the sandbox's own /tmp
         else:
-            command, temporary = [shell, "-c", line], str(scratch.tmp)
+            command, arguments = [shell, "-c", line], list[str]()
+            environment = _environment(str(scratch.tmp), options)
         started = await Command.start(
-            command, environment=_environment(temporary, options), folder=folder, limits=_limits(seconds, options)
+            command, environment=environment, folder=folder, limits=_limits(seconds, options), arguments=arguments
         )
         if self._closed:
             await started.stop()

@@ -101,4 +101,6 @@ def _environment(options: Options, values: Mapping[str, Any]) -> Mapping[str, st
     for name, value in named.items():
         if not isinstance(name, str) or not name.isidentifier() or not isinstance(value, (str, int, float)):
             raise options.problem("environment", "must be a mapping of names to texts")
+        if "\0" in str(value):
+            raise options.problem("environment", "holds a NUL character")
     return {str(name): str(value) for name, value in named.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,17 @@ class Bubblewrap:
                     line += [way, str(path), str(path)]
         line += ["--bind", str(folder), str(folder)]
         return [*line, *_SEALED, "--chdir", str(folder), "--", *command]
+
+
+BARE = {"PATH": "/usr/bin:/bin"}
+"""What bubblewrap itself has. It runs outside of the sandbox: what a config says (`LD_PRELOAD`) is not for it."""
+
+
+def setting(environment: Mapping[str, str]) -> list[str]:
+    """The arguments that give what runs in the sandbox its environment."""
+    if "\0" in "".join((*environment, *environment.values())):
+        raise Refused("The environment of a command holds a NUL character")  # it would end the argument
+    return [part for name, value in environment.items() for part in ("--setenv", name, value)]
 
 
 def find_bubblewrap() -> Bubblewrap | str:

@@ -31,6 +31,7 @@ from amplifier_app_api.modules.tools.agents import (
     name_of,
     offer_events,
     preferences_of,
+    session_of,
     span,
     succeeded,
 )
@@ -152,7 +153,7 @@ class Delegate(Tool):
 
     async def _run(self, given: Arguments) -> ToolResult:
         instruction = instruction_of(given)
-        session_id = given.optional_text("session_id")
+        session_id = session_of(given)
         if session_id is not None:
             return await self._resume(session_id, instruction)
         agent = self._checked(name_of(given))

@@ -7,6 +7,7 @@ into the conversation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -24,6 +25,7 @@ MAX_TEXT = 60_000
 """Characters of one message, of one tool's answer, and of all together; what is oldest goes first."""
 
 AGENT_TOOLS = frozenset(("delegate", "task"))
+_END = re.compile(r"</(?=\s*conversation)", re.IGNORECASE)
 _LEFT_OUT = "[earlier messages left out]"
 
 Row = Mapping[str, Any]
@@ -51,7 +53,7 @@ def with_context(instruction: str, context: str) -> str:
         return instruction
     return (
         "What was said before, in the conversation that this task comes from. It is background, not your task:\n"
-        f"<conversation>\n{context.replace('</conversation>', '')}\n</conversation>\n\nYour task:\n{instruction}"
+        f"<conversation>\n{_END.sub('‹/', context)}\n</conversation>\n\nYour task:\n{instruction}"
     )
 
 

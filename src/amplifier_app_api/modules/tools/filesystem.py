@@ -7,6 +7,7 @@ Tools answer with failures, they do not raise.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,16 @@ from amplifier_app_api.modules.kernel import ARTIFACT_READ, ARTIFACT_WRITE
 from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.tools.folders import READ_OPTION, WRITE_OPTION, SessionFolders
 from amplifier_app_api.modules.tools.patterns import Pattern
-from amplifier_app_api.modules.tools.sandbox import FileRefused, Found, Place, Sandbox, printable
-from amplifier_app_api.modules.tools.search_glob import Glob, GlobOptions
+from amplifier_app_api.modules.tools.sandbox import FileRefused, Place, Sandbox
+from amplifier_app_api.modules.tools.search_glob import (
+    AT_ONCE,
+    MAX_VISITED,
+    Glob,
+    GlobOptions,
+    Matches,
+    line_of,
+    matching,
+)
 from amplifier_app_api.modules.tools.text_files import decode, excerpt, replace
 from amplifier_app_api.modules.tools.tool import Arguments, Tool
 
@@ -25,7 +34,6 @@ __amplifier_module_type__ = "tool"
 
 MODULE_ID = "tool-filesystem"
 MAX_LISTED = 1_000
-MAX_VISITED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,27 +206,34 @@ class ListDirectory(_FileTool):
     read_only = True
     idempotent = True
 
+    def __init__(self, files: Files) -> None:
+        super().__init__(files)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
     async def _run(self, given: Arguments) -> str:
         path, pattern = given.path("."), given.optional_text("pattern")
 
         def work() -> list[str]:
             sandbox = self._files.folders.readable()
-            wanted = Pattern(pattern).matches if pattern else _at_the_top
-            found = sandbox.walk(sandbox.locate(path), most=MAX_VISITED)
-            return [_shown(entry) for entry in found if wanted(entry.name)]
+            place = sandbox.locate(path)
+            matches = _searched(sandbox, place, Pattern(pattern)) if pattern else _listed(sandbox, place)
+            names = [line_of(entry) for entry in matches.found]
+            more = [f"[{len(names) - MAX_LISTED} more]"] if len(names) > MAX_LISTED else []
+            return [*names[:MAX_LISTED], *more, *matches.notes]
 
-        names = await asyncio.to_thread(work)
-        if len(names) > MAX_LISTED:
-            names = [*names[:MAX_LISTED], f"[{len(names) - MAX_LISTED} more]"]
-        return "\n".join(names) or "[nothing found]"
-
-
-def _at_the_top(name: str) -> bool:
-    return "/" not in name
+        async with self._turns:
+            lines = await asyncio.to_thread(work)
+        return "\n".join(lines) or "[nothing found]"
 
 
-def _shown(entry: Found) -> str:
-    return printable(entry.name) + ("/" if entry.is_folder else "")
+def _searched(sandbox: Sandbox, place: Place, pattern: Pattern) -> Matches:
+    return matching(sandbox, place, lambda entry: pattern.matches(entry.name))
+
+
+def _listed(sandbox: Sandbox, place: Place) -> Matches:
+    """What lies in the folder itself, which is walked first: nothing below it is looked at."""
+    walked = sandbox.walk(place, most=MAX_VISITED)
+    return Matches(list(itertools.takewhile(lambda entry: "/" not in entry.name, walked)))
 
 
 async def mount(coordinator: Any, config: Mapping[str, Any] | None = None) -> None:

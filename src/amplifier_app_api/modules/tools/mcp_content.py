@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import mcp_types as types
+from pydantic_core import to_json
+
+from amplifier_app_api.modules.tools.refusals import Refused
 
 MAX_NAME = 64
 """Characters of a tool's name; more no vendor takes."""
@@ -19,6 +22,14 @@ _ANYTHING: Mapping[str, Any] = {"type": "object"}
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 Content = types.ContentBlock | types.TextResourceContents | types.BlobResourceContents
+
+
+def check_sendable(value: Any) -> None:
+    """`Refused` for what JSON cannot say: half a character, or a nest too deep. Sent, it would end the connection."""
+    try:
+        to_json(value)
+    except (ValueError, RecursionError):
+        raise Refused("That cannot be sent to a server: it holds half a character, or is nested too deep") from None
 
 
 def bounded(text: str, most: int) -> str:

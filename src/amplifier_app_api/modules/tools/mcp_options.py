@@ -97,6 +97,8 @@ def _servers(options: Options, values: Mapping[str, Any]) -> tuple[ServerOptions
     given = _mapping(options, values, "servers", "servers")
     if len(given) > MAX_SERVERS:
         raise options.problem("servers", f"has more than {MAX_SERVERS} entries")
+    timeout = options.number("timeout", 60, minimum=0.1)
+    connect_timeout = options.number("connect_timeout", 30, minimum=0.1)
     found: list[ServerOptions] = []
     for name in given:
         where = f"servers.{name}"
@@ -109,10 +111,8 @@ def _servers(options: Options, values: Mapping[str, Any]) -> tuple[ServerOptions
                 ServerOptions(
                     name=name,
                     at=_at(options, server, entry, values, where),
-                    timeout=server.number("timeout", options.number("timeout", 60, minimum=0.1), minimum=0.1),
-                    connect_timeout=server.number(
-                        "connect_timeout", options.number("connect_timeout", 30, minimum=0.1), minimum=0.1
-                    ),
+                    timeout=server.number("timeout", timeout, minimum=0.1),
+                    connect_timeout=server.number("connect_timeout", connect_timeout, minimum=0.1),
                     allowed_tools=frozenset(server.texts("allowed_tools")),
                     trust_annotations=server.flag("trust_annotations", False),
                 )

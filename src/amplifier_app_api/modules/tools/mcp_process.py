@@ -21,7 +21,7 @@ from typing import Any
 
 from amplifier_app_api.modules.tools.bash_jobs import told
 from amplifier_app_api.modules.tools.bash_options import LIMITS_CAPABILITY
-from amplifier_app_api.modules.tools.bash_sandbox import Bubblewrap, Scratch, find_bubblewrap
+from amplifier_app_api.modules.tools.bash_sandbox import BARE, Bubblewrap, Scratch, find_bubblewrap, setting
 from amplifier_app_api.modules.tools.folders import SessionFolders
 from amplifier_app_api.modules.tools.mcp_options import McpOptions, Program
 from amplifier_app_api.modules.tools.processes import GIVEN_UP, SUPERVISOR, BoundedOutput, Ending
@@ -95,7 +95,7 @@ class ProgramSandbox:
         ours, theirs = os.pipe()  # the program reads `ours`; we write `theirs`
         try:
             command = ["/bin/sh", "-c", _WITH_INPUT, "sh", program.command, *program.arguments]
-            temporary = str(scratch.tmp)
+            environment, arguments = _environment(folder, str(scratch.tmp), program), list[str]()
             if isinstance(found, Bubblewrap):
                 command = found.around(
                     command,
@@ -105,10 +105,11 @@ class ProgramSandbox:
                     write=self._folders.further_write(),
                     network=program.network and (limits is None or limits.get("network") is True),
                 )
-                temporary = "/tmp"  # the sandbox's own
+                environment, arguments = BARE, setting(_environment(folder, "/tmp", program))  # the sandbox's own /tmp
             orders = {
                 "command": command,
-                "environment": _environment(folder, temporary, program),
+                "arguments": arguments,
+                "environment": environment,
                 "folder": str(folder),
                 "seconds": _FOREVER,
                 "cpu_seconds": _CPU_SECONDS,

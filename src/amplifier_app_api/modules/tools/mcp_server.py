@@ -23,6 +23,7 @@ from mcp.client.session import IncomingMessage
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from pydantic import TypeAdapter, ValidationError
 
+from amplifier_app_api.modules.tools.mcp_content import check_sendable
 from amplifier_app_api.modules.tools.mcp_meter import Meter
 from amplifier_app_api.modules.tools.mcp_options import ServerOptions
 from amplifier_app_api.modules.tools.mcp_streams import Streams
@@ -115,6 +116,8 @@ class McpServer:
         return f"away: {reason}" if reason else "being connected"
 
     async def call_tool(self, tool: str, arguments: dict[str, Any]) -> types.CallToolResult:
+        check_sendable(arguments)
+
         async def call(client: Client) -> types.CallToolResult | types.InputRequiredResult:
             # Not the SDK's `call_tool`: that checks answers against the server's own schema, whose patterns may be
             # made to take for ever.

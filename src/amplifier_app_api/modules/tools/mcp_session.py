@@ -17,6 +17,7 @@ from amplifier_app_api.modules.tools.folders import READ_OPTION, WRITE_OPTION, S
 from amplifier_app_api.modules.tools.mcp_content import (
     MAX_DESCRIPTION,
     bounded,
+    check_sendable,
     result_text,
     safe_schema,
     told,
@@ -87,15 +88,18 @@ class McpSession:
         )
 
     async def _mount(self, server: McpServer, tools: Sequence[types.Tool]) -> None:
-        """The server's tools as they are now; those it has no longer go."""
+        """The server's tools as they are now, as many as the others leave room for; those it has no longer go."""
         before, now = self._mounted.get(server.name, {}), dict[str, str]()
-        others = {name for known, names in self._mounted.items() if known != server.name for name in names.values()}
+        others = {name for other, names in self._mounted.items() if other != server.name for name in names.values()}
+        known: dict[str, types.Tool] = {}
         for tool in tools:
-            if tool.name not in now:
-                now[tool.name] = name = tool_name(server.name, tool.name, others | set(now.values()))
-                made = ServerTool(server, tool, name, self._options.max_content_size)
-                await self._coordinator.mount("tools", made, name=name)
-        self._mounted[server.name] = now
+            if tool.name not in known and len(known) < self._options.max_tools - len(others):
+                known[tool.name] = tool
+                now[tool.name] = tool_name(server.name, tool.name, others | set(now.values()))
+        self._mounted[server.name] = now  # before anything is waited for: other servers choose names meanwhile
+        for theirs, name in now.items():
+            made = ServerTool(server, known[theirs], name, self._options.max_content_size)
+            await self._coordinator.mount("tools", made, name=name)
         for name in set(before.values()) - set(now.values()):
             await self._coordinator.unmount("tools", name=name)
 
@@ -174,6 +178,7 @@ class Mcp(Tool):
                 return await server.ask(_prompts)
             case "read":
                 uri = given.text("uri")
+                check_sendable(uri)
                 read = await server.ask(lambda client: client.read_resource(uri))
                 return told(read.contents, self._most)
             case _:
@@ -184,6 +189,7 @@ class Mcp(Tool):
         if values is not None and not isinstance(values, Mapping):
             raise Refused("arguments must be a mapping of names to texts")
         arguments = {str(key): str(value) for key, value in cast("Mapping[Any, Any]", values or {}).items()}
+        check_sendable([name, arguments])
         prompt = await server.ask(lambda client: client.get_prompt(name, arguments))
         messages = (f"{message.role}: {told([message.content], self._most)}" for message in prompt.messages)
         return bounded("\n\n".join(messages), self._most)

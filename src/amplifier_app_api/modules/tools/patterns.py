@@ -34,11 +34,12 @@ class _Segments:
     def __init__(self, text: str) -> None:
         self._name_only = "/" not in text
         # None stands for `**`.
-        self._segments = [
-            None if segment == "**" else re.compile(fnmatch.translate(segment))
-            for segment in text.split("/")
-            if segment
-        ]
+        self._segments: list[re.Pattern[str] | None] = []
+        for segment in filter(None, text.split("/")):
+            if segment != "**":
+                self._segments.append(re.compile(fnmatch.translate(segment)))
+            elif not self._segments or self._segments[-1] is not None:  # two in a row mean what one does
+                self._segments.append(None)
 
     def match(self, parts: list[str]) -> bool:
         if self._name_only:

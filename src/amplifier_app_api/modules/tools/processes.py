@@ -100,10 +100,18 @@ class Command:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, limits: CommandLimits
+        cls,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        limits: CommandLimits,
+        arguments: Sequence[str] = (),
     ) -> Command:
+        """`arguments` are further ones that no list of processes shows (`supervisor.Orders`)."""
         orders = {
             "command": list(command),
+            "arguments": list(arguments),
             "environment": dict(environment),
             "folder": str(folder),
             "seconds": limits.seconds,

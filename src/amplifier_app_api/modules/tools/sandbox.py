@@ -22,6 +22,7 @@ from .refusals import Refused  # relative: the search worker loads this package 
 _WALKS = os.open in os.supports_dir_fd and os.rename in os.supports_dir_fd
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW
+_TRAVERSE = getattr(os, "O_PATH", 0) and os.O_PATH | os.O_DIRECTORY | _NO_FOLLOW  # passes without reading
 _READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
 
@@ -57,10 +58,13 @@ class Found:
 
 
 class Sandbox:
-    """Relative paths start at the first root; absolute ones may lie below any."""
+    """Relative paths start at the first root; absolute ones may lie below any.
 
-    def __init__(self, roots: Sequence[str | Path]) -> None:
-        self._roots = [Path(os.path.realpath(root)) for root in roots]
+    `resolved` roots are taken as they are: no link in them is followed, not even one that is put there later.
+    """
+
+    def __init__(self, roots: Sequence[str | Path], *, resolved: bool = False) -> None:
+        self._roots = [Path(root if resolved else os.path.realpath(root)) for root in roots]
 
     @property
     def roots(self) -> list[str]:
@@ -214,7 +218,7 @@ def _parent_of(place: Place, *, create: bool = False) -> Generator[int | None]:
             place.path.parent.mkdir(parents=True, exist_ok=True)
         yield None
         return
-    folder = os.open(place.root, _FOLDER)
+    folder = _open_root(place.root)
     try:
         for part in place.parts[:-1]:
             if create:
@@ -224,6 +228,21 @@ def _parent_of(place: Place, *, create: bool = False) -> Generator[int | None]:
             os.close(folder)
             folder = deeper
         yield folder
+    finally:
+        os.close(folder)
+
+
+def _open_root(root: Path) -> int:
+    """A descriptor of a root, whose path has no link in it: one that is there now is not followed."""
+    if not _TRAVERSE:
+        return os.open(root, _FOLDER)
+    folder = os.open(root.anchor, _TRAVERSE)
+    try:
+        for part in root.parts[1:]:
+            deeper = os.open(part, _TRAVERSE, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        return os.open(".", _FOLDER, dir_fd=folder)
     finally:
         os.close(folder)
 

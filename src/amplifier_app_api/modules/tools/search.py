@@ -6,6 +6,7 @@ given up. ripgrep makes it faster where it is installed; the answers are the sam
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -30,6 +31,8 @@ MODULE_ID = "tool-search"
 MODES = ("files_with_matches", "content", "count")
 MAX_PATTERN = 10_000
 MAX_AROUND = 100
+AT_ONCE = 4
+"""Searches of one session; each is a process that may take memory and all of its time."""
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from tools.search_worker import main; main()"
@@ -126,15 +129,17 @@ class Grep(Tool):
     def __init__(self, folders: SessionFolders, options: SearchOptions) -> None:
         self._folders = folders
         self._options = options
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def _run(self, given: Arguments) -> str:
         search = self._search(given)
-        answer = await answer_of(
-            [sys.executable, "-I", "-S", "-c", _WORKER, _PACKAGE],
-            json.dumps(search).encode(),
-            seconds=self._options.timeout,
-            most=4 * self._options.max_output_bytes + 100_000,
-        )
+        async with self._turns:
+            answer = await answer_of(
+                [sys.executable, "-I", "-S", "-c", _WORKER, _PACKAGE],
+                json.dumps(search).encode(),
+                seconds=self._options.timeout,
+                most=4 * self._options.max_output_bytes + 100_000,
+            )
         told = cast("Answer", json.loads(answer))
         if told["refused"] is not None:
             raise Refused(told["refused"])

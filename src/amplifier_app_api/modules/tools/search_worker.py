@@ -118,7 +118,7 @@ class _Searching:
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """The path and text of each file to search, sorted by path."""
-        sandbox = Sandbox(self._search["roots"])
+        sandbox = Sandbox(self._search["roots"], resolved=True)
         place = sandbox.locate(self._search["path"])
         for file in self._files(sandbox, place):
             if time.monotonic() > self._deadline:

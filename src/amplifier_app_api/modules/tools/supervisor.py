@@ -31,9 +31,14 @@ _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 
 class Orders(TypedDict):
-    """Sizes in bytes; `memory` counts twice: for one process its own data, for all together what they hold in RAM."""
+    """Sizes in bytes; `memory` counts twice: for one process its own data, for all together what they hold in RAM.
+
+    `arguments` come first among those of the command, through a descriptor (`--args`, as bubblewrap reads it): what is
+    in them stands in no list of processes.
+    """
 
     command: list[str]
+    arguments: list[str]
     environment: dict[str, str]
     folder: str
     seconds: float
@@ -110,13 +115,24 @@ def _start(orders: Orders, control: Any) -> int:
         for number in (signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        command = _with_arguments(orders["command"], orders["arguments"])
         _limit(orders)
         os.chdir(orders["folder"])
-        os.execve(orders["command"][0], orders["command"], orders["environment"])
+        os.execve(command[0], command, orders["environment"])
     except OSError as error:
         os.write(2, f"{orders['command'][0]} cannot be started: {error.strerror}\n".encode())
     finally:
         os._exit(CANNOT_START)
+
+
+def _with_arguments(command: "list[str]", arguments: "list[str]") -> "list[str]":
+    if not arguments:
+        return command
+    file = os.memfd_create("arguments", 0)  # the command has it open, too
+    with os.fdopen(file, "wb", closefd=False) as writing:
+        writing.write("\0".join(arguments).encode("utf-8", "surrogateescape") + b"\0")
+    os.lseek(file, 0, os.SEEK_SET)
+    return [command[0], "--args", str(file), *command[1:]]
 
 
 def _limit(orders: Orders) -> None:

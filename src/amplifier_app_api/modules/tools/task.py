@@ -27,6 +27,7 @@ from amplifier_app_api.modules.tools.agents import (
     loop_options,
     name_of,
     offer_events,
+    session_of,
     span,
     succeeded,
 )
@@ -88,7 +89,7 @@ class Task(Tool):
 
     async def _run(self, given: Arguments) -> ToolResult:
         instruction = instruction_of(given)
-        session_id = given.optional_text("session_id")
+        session_id = session_of(given)
         if session_id is not None:
             return await self._resume(session_id, instruction)
         named = name_of(given)

@@ -17,22 +17,30 @@ def decode(content: bytes, shown: str) -> str:
 
 def excerpt(text: str, *, offset: int, limit: int | None, most_bytes: int) -> str:
     """Lines from number `offset` (the first is 1), `limit` of them at most; a note says what was left out."""
-    lines = text.splitlines(keepends=True)
-    chosen = lines[offset - 1 :] if limit is None else lines[offset - 1 : offset - 1 + limit]
-    shown: list[str] = []
-    size = 0
-    for line in chosen:
-        size += len(line.encode())
+    count = text.count("\n") + (text[-1:] not in ("", "\n"))
+    if offset > count:
+        return f"[The file has {count} lines]" if count else ""
+    last = count if limit is None else min(count, offset - 1 + limit)
+    begin = at = _start_of(text, offset)
+    end, size = offset - 1, 0
+    while end < last:
+        behind = text.find("\n", at) + 1 or len(text)
+        size += len(text[at:behind].encode())
         if size > most_bytes:
             break
-        shown.append(line)
-    end = offset - 1 + len(shown)
-    if not shown and chosen:
-        return f"[Line {offset} of {len(lines)} is too long to show]"
-    if not shown and lines:
-        return f"[The file has {len(lines)} lines]"
-    note = f"\n[Lines {offset} to {end} of {len(lines)}; read on with offset {end + 1}]" if end < len(lines) else ""
-    return "".join(shown) + note
+        at, end = behind, end + 1
+    if at == begin:
+        return f"[Line {offset} of {count} is too long to show]"
+    note = f"\n[Lines {offset} to {end} of {count}; read on with offset {end + 1}]" if end < count else ""
+    return text[begin:at] + note
+
+
+def _start_of(text: str, line: int) -> int:
+    """Where a line begins. As `grep` counts, a line ends at a line feed and nowhere else."""
+    at = 0
+    for _ in range(line - 1):
+        at = text.index("\n", at) + 1
+    return at
 
 
 def replace(text: str, old: str, new: str, *, every: bool, shown: str) -> tuple[str, int]:
@@ -42,9 +50,10 @@ def replace(text: str, old: str, new: str, *, every: bool, shown: str) -> tuple[
     if not old:
         raise FileRefused("old_string is empty; write_file makes new files")
     count = text.count(old)
-    if not count and "\r\n" in text and "\r\n" not in old:
+    ends = text.count("\r\n")
+    if "\r" not in old and ends and (not count or ends == text.count("\n")):
         # Models write bare line feeds; the file keeps its own line ends.
-        old, new = old.replace("\n", "\r\n"), new.replace("\n", "\r\n")
+        old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
         count = text.count(old)
     if not count:
         raise FileRefused(f"old_string does not occur in {shown}")

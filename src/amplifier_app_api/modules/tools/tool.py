@@ -20,8 +20,9 @@ class Arguments:
         return self._values.get(name)
 
     def path(self, default: str | None = None) -> str:
-        value = self._values.get("file_path", self._values.get("path", default))
-        if not isinstance(value, str) or not value:
+        """Some models write null or nothing for what they leave out: that is no path."""
+        value = self._values.get("file_path") or self._values.get("path") or default
+        if not isinstance(value, str):
             raise Refused("file_path is missing: the path of a file below the session's folder")
         return value
 

@@ -18,7 +18,7 @@ from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.tools.addresses import AddressBook
 from amplifier_app_api.modules.tools.refusals import Refused
 from amplifier_app_api.modules.tools.tool import Arguments, Tool
-from amplifier_app_api.modules.tools.web_address import read_address
+from amplifier_app_api.modules.tools.web_address import ascii_host, read_address
 from amplifier_app_api.modules.tools.web_client import DomainRules, Page, WebClient, WebLimits
 from amplifier_app_api.modules.tools.web_search import MAX_RESULTS, SERVICES, search
 from amplifier_app_api.modules.tools.web_text import PageText, text_of
@@ -73,7 +73,10 @@ class WebOptions:
 
 
 def _domains(options: Options, name: str) -> list[str]:
-    return [domain.strip().lower().removeprefix("*.").strip(".") for domain in options.texts(name)]
+    try:
+        return [ascii_host(domain.strip().removeprefix("*.").strip(".")) for domain in options.texts(name)]
+    except Refused:
+        raise options.problem(name, "must be a list of domains") from None
 
 
 def _base_url(options: Options, engine: str) -> str:

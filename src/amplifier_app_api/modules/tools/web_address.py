@@ -11,6 +11,7 @@ from amplifier_app_api.modules.tools.refusals import Refused
 MAX_LENGTH = 8_000
 _PORTS = {"http": 80, "https": 443}
 _NOT_IN_ADDRESSES = re.compile(r"[\x00-\x20\x7f\\]")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%.+)?")
 _KEPT = "/%:@!$&'()*+,;=~-._?[]"
 
 
@@ -65,12 +66,13 @@ def read_address(text: str) -> WebAddress:
     target = quote(parts.path or "/", safe=_KEPT, errors="replace")
     if parts.query:
         target += "?" + quote(parts.query, safe=_KEPT, errors="replace")
-    return WebAddress(parts.scheme, _ascii(host), port or _PORTS[parts.scheme], target)
+    return WebAddress(parts.scheme, ascii_host(host), port or _PORTS[parts.scheme], target)
 
 
-def _ascii(host: str) -> str:
-    if ":" in host:
-        return host
+def ascii_host(host: str) -> str:
+    """A host as it is dialled and compared; `Refused` for what is none."""
+    if ":" in host and _IPV6.fullmatch(host):
+        return host.lower()
     try:
         named = host.encode("idna").decode("ascii").lower()
     except UnicodeError:

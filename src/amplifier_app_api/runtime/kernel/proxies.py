@@ -7,6 +7,7 @@ tools (every run is told).
 """
 
 import asyncio
+import copy
 import contextvars
 import inspect
 import math
@@ -98,6 +99,12 @@ class Proxy:
             object.__delattr__(self, name)
         else:
             delattr(self._inner, name)
+
+    def __copy__(self) -> "Proxy":
+        """A stand-in for a copy. Modules copy a provider to give the copy another coordinator."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self), _inner=copy.copy(self._inner))
+        return twin
 
     @property
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets it
