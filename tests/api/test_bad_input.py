@@ -171,6 +171,8 @@ async def test_a_wrong_message_is_422_and_no_turn(
         ({"revision": 2**63}, "invalid_request", 422),
         ({"working_dir": "../../etc"}, "invalid_request", 422),
         ({"working_dir": "/etc"}, "invalid_request", 422),
+        ({"working_dir": "x" * 300}, "invalid_request", 422),
+        ({"working_dir": "é" * 150}, "invalid_request", 422),
         ({"variables": {"A": 1}}, "invalid_request", 422),
         ({"config_id": "a\u0000"}, "invalid_request", 422),
         ({"allow_missing": "perhaps"}, "invalid_request", 422),
@@ -181,6 +183,58 @@ async def test_a_session_that_cannot_be_is_refused(
     client: httpx2.AsyncClient, config_id: str, fields: dict[str, object], code: str, status: int
 ) -> None:
     assert_problem(await client.post("/sessions", json={"config_id": config_id} | fields), status, code)
+
+
+@pytest.mark.parametrize(
+    ("below", "detail"),
+    [
+        ("plan.md", "is a file"),
+        ("plan.md/sub", "cannot be a folder: Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+async def test_a_working_directory_that_no_folder_can_be_is_refused_for_a_session_and_for_a_fork(
+    client: httpx2.AsyncClient, config_id: str, below: str, detail: str
+) -> None:
+    session_id = (await client.post("/sessions", json={"config_id": config_id})).json()["session_id"]
+    script = '[[tool: write_file {"file_path": "plan.md", "content": "a plan"}]] [[then: written]]'
+    written = await client.post(f"/sessions/{session_id}/messages", json={"message": script})
+    assert written.json()["response"] == "written"
+    where = {"working_dir": f"{session_id}/{below}"}
+
+    opened = await client.post("/sessions", json={"config_id": config_id, **where})
+    forked = await client.post(f"/sessions/{session_id}/fork", json=where)
+
+    for refusal in (opened, forked):
+        (item,) = assert_problem(refusal, 422, "invalid_request")["errors"]
+        assert (item["pointer"], item["detail"][-len(detail) :]) == ("/working_dir", detail)
+    assert len((await client.get("/sessions")).json()["sessions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("/configs/{config_id}/revert", {"revision": True}, "/revision"),
+        ("/sessions", {"config_id": "{config_id}", "revision": True}, "/revision"),
+        ("/sessions", {"config_id": "{config_id}", "budget": {"tokens": True}}, "/budget/tokens"),
+        ("/sessions/{session_id}/upgrade", {"revision": True}, "/revision"),
+        ("/sessions/{session_id}/prune", {"up_to": True}, "/up_to"),
+        ("/sessions/{session_id}/prune", {"older_than": False}, "/older_than"),
+        ("/sessions/{session_id}/turns", {"message": "a", "budget": {"seconds": True}}, "/budget/seconds"),
+        ("/sessions/{session_id}/turns", {"message": "a", "budget": {"cost_usd": True}}, "/budget/cost_usd"),
+        ("/sessions/{session_id}/fork", {"budget": {"tool_calls": False}}, "/budget/tool_calls"),
+        ("/sessions/{session_id}/fork", {"budget": {"iterations": True}}, "/budget/iterations"),
+    ],
+)
+async def test_true_and_false_are_no_numbers(
+    client: httpx2.AsyncClient, config_id: str, session_id: str, path: str, body: dict[str, object], pointer: str
+) -> None:
+    asked = {key: config_id if value == "{config_id}" else value for key, value in body.items()}
+
+    answer = await client.post(path.format(config_id=config_id, session_id=session_id), json=asked)
+
+    problem = assert_problem(answer, 422, "invalid_request")
+    assert [(item["code"], item["pointer"]) for item in problem["errors"]] == [("invalid_value", pointer)]
 
 
 async def test_a_bundle_with_an_unknown_module_names_it(client: httpx2.AsyncClient) -> None:
@@ -237,9 +291,36 @@ async def test_another_site_cannot_store_anything(client: httpx2.AsyncClient) ->
 async def test_unknown_paths_and_methods_are_problems_too(client: httpx2.AsyncClient) -> None:
     assert_problem(await client.get("/nothing/here"), 404, "not_found")
     assert_problem(await client.get("/configs/"), 404, "not_found")
-    refused = await client.put("/sessions")
-    assert_problem(refused, 405, "method_not_allowed")
-    assert refused.headers["allow"]
+    assert_problem(await client.put("/sessions"), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/configs", "GET, POST"),
+        ("/configs/{config_id}", "DELETE, GET, PATCH, PUT"),
+        # `plan` is a route of its own for POST, and the id of a Config for all others.
+        ("/configs/plan", "DELETE, GET, PATCH, POST, PUT"),
+        ("/bundles/{name}", "DELETE, GET"),
+        ("/sessions/x/events", "GET"),
+        ("/sessions/x/approvals/y", "GET, POST"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/docs", "GET"),
+    ],
+)
+async def test_allow_names_every_method_of_a_path(client: httpx2.AsyncClient, path: str, methods: str) -> None:
+    refused = await client.request("TRACE", path)
+
+    assert assert_problem(refused, 405, "method_not_allowed")["detail"] == f"This path takes {methods}"
+    assert refused.headers["allow"] == methods
+
+
+async def test_a_wrong_name_in_a_mapping_is_pointed_at_by_its_place(client: httpx2.AsyncClient) -> None:
+    body = {"config_id": "x", "variables": {"": "a"}, "tags": {"[key]": 1}}
+
+    problem = assert_problem(await client.post("/sessions", json=body), 422, "invalid_request")
+
+    assert [item["pointer"] for item in problem["errors"]] == ["/variables/", "/tags/[key]"]
 
 
 async def test_an_allowed_page_may_ask_and_read(tmp_path: Path) -> None:

@@ -163,6 +163,20 @@ async def test_an_import_gives_the_transcript_that_was_exported(client: httpx2.A
     assert (await say(client, copy, "three"))["response"] == "three"
 
 
+async def test_a_session_whose_model_gave_a_tool_the_character_nul_can_be_taken_elsewhere(
+    client: httpx2.AsyncClient, session_id: str
+) -> None:
+    await say(client, session_id, r'[[tool: write_file {"file_path": "nul.bin", "content": "a\u0000b"}]]')
+
+    imported = await load(client, await export(client, session_id))
+
+    assert imported.status_code == 201, imported.text
+    said = await transcript(client, imported.json()["session_id"])
+    assert said == await transcript(client, session_id)
+    assert said[1]["tool_calls"][0]["arguments"] == {"file_path": "nul.bin", "content": "a\0b"}
+    assert (await say(client, imported.json()["session_id"], "two"))["response"] == "two"
+
+
 async def test_an_import_finds_the_config_of_the_same_text_again(
     client: httpx2.AsyncClient, session_id: str, config_id: str
 ) -> None:

@@ -136,6 +136,15 @@ def test_the_python_client_of_the_page_is_told_of_a_refusal(tmp_path: Path) -> N
     assert "HTTP Error 404" in done.stderr
 
 
+def test_the_config_of_the_page_on_delegation_can_run_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "scout.yaml").write_text(code_of(page("delegate"), "yaml"))
+    command = [sys.executable, "-m", "amplifier_app_api", "validate", "scout.yaml", "--var", "ANTHROPIC_API_KEY=any"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "scout.yaml: valid (storable: yes, runnable: yes)\n")
+
+
 def test_the_plan_of_the_page_has_every_field_of_a_plan_and_no_other() -> None:
     shown = json.loads(code_of(page("plan-and-validate"), "json"))
     read = Plan.model_validate(shown)

@@ -354,16 +354,16 @@ async def test_an_environment_cannot_end_an_argument_of_the_sandbox(tmp_path: Pa
 
 async def test_a_command_is_not_given_a_folder_that_another_session_could_replace(tmp_path: Path) -> None:
     own = tmp_path / "own"
-    for folder in (own, tmp_path / "shared" / "deep"):
+    for folder in (own, tmp_path / "common" / "deep"):
         folder.mkdir(parents=True)
     coordinator = MockCoordinator()
     coordinator.register_capability("session.working_dir", str(own))
     coordinator.register_capability("host.file_limits", {"readable": [str(tmp_path)], "writable": [str(tmp_path)]})
-    folders = SessionFolders(coordinator, "m", read={"r": ["../shared"]}, write={"w": ["../shared/deep"]})
+    folders = SessionFolders(coordinator, "m", read={"r": ["../common"]}, write={"w": ["../common/deep"]})
     folders.check_limits()
 
-    assert (folders.further_read(), folders.further_write()) == ([tmp_path / "shared"], [])
-    assert folders.writable().roots == [str(own), str(tmp_path / "shared" / "deep")]
+    assert (folders.further_read(), folders.further_write()) == ([tmp_path / "common"], [])
+    assert folders.writable().roots == [str(own), str(tmp_path / "common" / "deep")]
 
 
 async def test_the_folders_of_other_sessions_cannot_all_be_written(tmp_path: Path) -> None:

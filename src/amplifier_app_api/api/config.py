@@ -35,7 +35,8 @@ def shown(config: Config, response: Response, message: str | None = None) -> Con
     return ConfigResponse.of(config, message)
 
 
-@router.post("", status_code=201, responses=documented(*STORING, *KEYED, *CHANGING))
+# Not found: what the first request with this key created was deleted since, and its text with it.
+@router.post("", status_code=201, responses=documented(ConfigNotFound, *STORING, *KEYED, *CHANGING))
 async def create_config(body: ConfigCreateRequest, configs: Configs, response: Response, once: Once) -> ConfigResponse:
     """Store a YAML bundle for reuse."""
 

@@ -14,12 +14,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from amplifier_app_api.errors import AppError, Conflict, ErrorItem, Invalid, NotFound, Unprocessable
 from amplifier_app_api.models.fields import place_of
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class InvalidJson(AppError):
@@ -90,7 +92,21 @@ async def _answer_validation_error(request: Request, error: Exception) -> Respon
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    return problem_response(_from_http(cast("HTTPException", error)), request.scope)
+    refusal = cast("HTTPException", error)
+    headers = dict(refusal.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(_methods_at(request))
+    return problem_response(_from_http(refusal.status_code, headers), request.scope)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What may be asked at this path: the framework only names the methods of the first route that has it."""
+    asked = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def problem_response(error: AppError, scope: Scope) -> Response:
@@ -156,9 +172,8 @@ def _from_broken_json(body: Any, found: Mapping[str, Any]) -> InvalidJson:
     return InvalidJson(f"The body is not valid JSON (line {line}, column {column})", items=[item])
 
 
-def _from_http(error: HTTPException) -> AppError:
-    headers = dict(error.headers or {})
-    match error.status_code:
+def _from_http(status_code: int, headers: Mapping[str, str]) -> AppError:
+    match status_code:
         case 404:
             return NoSuchRoute("Nothing answers at this path", headers=headers)
         case 405:

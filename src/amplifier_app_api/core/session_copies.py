@@ -99,6 +99,10 @@ class SessionCopies:
         if source.spawn is not None:
             raise ChildSession("A child session cannot be forked: fork its parent.")
         copy_id, now = str(uuid.uuid4()), utc_now()
+        workspaces = self._runtime.workspaces
+        working_dir = workspaces.choose(self._tenant, copy_id, request.working_dir)
+        if request.working_dir is not None:
+            await workspaces.make(self._tenant, working_dir)  # refused here, and not with the first message
         vault = self._runtime.vault
         kept: dict[str, str] = {} if source.variables is None else vault.unseal(session_id, source.variables)
         variables = {**kept, **(request.variables or {})}
@@ -118,7 +122,7 @@ class SessionCopies:
             session=session,
             tenant_id=self._tenant,
             variables=self._runtime.seal(copy_id, variables),
-            working_dir=self._runtime.workspaces.choose(self._tenant, copy_id, request.working_dir),
+            working_dir=working_dir,
             allow_missing=source.allow_missing,
             epoch=1,
             sources=source.sources,

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from amplifier_app_api.models.fields import Description, JsonObject, Name, Tags, Text, Timestamp
+from amplifier_app_api.models.fields import NOT_A_SWITCH, Description, JsonObject, Name, Tags, Text, Timestamp
 
 
 class ConfigMetadata(BaseModel):
@@ -95,7 +95,7 @@ class BundleRequest(BaseModel):
 class RevertRequest(BaseModel):
     """Body of `POST /configs/{config_id}/revert`."""
 
-    revision: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1), NOT_A_SWITCH]
 
 
 class ConfigResponse(Config):

@@ -1,13 +1,16 @@
 """Field types that several models share."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _HALVES = re.compile("[\ud800-\udfff]")
+
+_OF_A_NAME = "[key]"
+"""What pydantic puts behind the name when it is the name that is wrong."""
 
 FORM = "form: "
 """How the tags begin that tell the forms of a value apart. They are no part of its place in a body."""
@@ -19,8 +22,9 @@ MAX_TAGS = 64
 
 
 def place_of(location: Iterable[int | str]) -> list[int | str]:
-    """Where in a body a validation error is."""
-    return [part for part in location if not (isinstance(part, str) and part.startswith(FORM))]
+    """Where in a body a validation error is. What is wrong with a name in a mapping is told where its value is."""
+    place = [part for part in location if not (isinstance(part, str) and part.startswith(FORM))]
+    return place[:-1] if len(place) > 2 and place[-1] == _OF_A_NAME else place
 
 
 def format_time(moment: datetime) -> str:
@@ -57,18 +61,43 @@ def made_storable(value: str) -> str:
 
 def storable_json(value: Any) -> Any:
     """`storable_text` for every text of a JSON value, and a bound on its depth."""
+    return _bounded(value, storable_text)
+
+
+def kept_json(value: Any) -> Any:
+    """The same for what is only ever kept as JSON, where U+0000 is an escape like any other: a tool was given it so."""
+    return _bounded(value, _whole_text)
+
+
+def _whole_text(value: str) -> str:
+    storable_text(value.replace("\0", ""))
+    return value
+
+
+def _bounded(value: Any, checked: Callable[[str], str]) -> Any:
     pending: list[tuple[Any, int]] = [(value, 0)]
     while pending:
         item, depth = pending.pop()
         if depth > 64:
             raise ValueError("must not be nested deeper than 64 levels")
         if isinstance(item, str):
-            storable_text(item)
+            checked(item)
         elif isinstance(item, dict):
             pending.extend((part, depth + 1) for pair in item.items() for part in pair)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         elif isinstance(item, list):
             pending.extend((part, depth + 1) for part in item)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return value
+
+
+def _no_switch(value: Any) -> Any:
+    """Refuse true and false, which Python counts as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+NOT_A_SWITCH = BeforeValidator(_no_switch)
+"""Of a number, behind its bounds: before them it would keep them out of the JSON schema."""
 
 
 def not_blank(value: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from amplifier_app_api.models.content import MessageContent, content_of, has_image
-from amplifier_app_api.models.fields import JsonObject, Name, Tags, Text, Timestamp
+from amplifier_app_api.models.fields import NOT_A_SWITCH, JsonObject, Name, Tags, Text, Timestamp
 from amplifier_app_api.models.turn import Budget, Message, TokenUsage, Turn
 
 
@@ -73,7 +73,7 @@ class SessionCreateRequest(BaseModel):
     """Body of `POST /sessions`."""
 
     config_id: Annotated[Text, Field(min_length=1, max_length=200)]
-    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1), NOT_A_SWITCH] | None = None
     variables: Annotated[dict[Name, Annotated[Text, Field(max_length=100_000)]], Field(max_length=200)] | None = None
     title: Annotated[Text, Field(max_length=1000)] | None = None
     tags: Tags | None = None
@@ -131,7 +131,7 @@ class ForkRequest(BaseModel):
 class UpgradeRequest(BaseModel):
     """Body of `POST …/upgrade`. Without a `revision` the newest is meant."""
 
-    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1), NOT_A_SWITCH] | None = None
 
 
 class CancelRequest(BaseModel):

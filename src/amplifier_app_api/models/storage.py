@@ -4,6 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from amplifier_app_api.models.fields import NOT_A_SWITCH
+
 
 class RowUsage(BaseModel):
     """Rows of one kind, and the bytes of text in them."""
@@ -34,8 +36,8 @@ class StorageResponse(BaseModel):
 class PruneRequest(BaseModel):
     """Body of `POST /sessions/{session_id}/prune`: events up to a number, or older than so many seconds."""
 
-    up_to: Annotated[int, Field(ge=1, le=2**53)] | None = None
-    older_than: Annotated[float, Field(ge=0, le=10**9)] | None = None
+    up_to: Annotated[int, Field(ge=1, le=2**53), NOT_A_SWITCH] | None = None
+    older_than: Annotated[float, Field(ge=0, le=10**9), NOT_A_SWITCH] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

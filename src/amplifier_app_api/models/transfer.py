@@ -14,7 +14,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, Field
 
 from amplifier_app_api.models.content import Content
-from amplifier_app_api.models.fields import JsonObject, Name, Tags, Text, Timestamp, format_time, storable_json
+from amplifier_app_api.models.fields import JsonObject, Name, Tags, Text, Timestamp, format_time, kept_json
 from amplifier_app_api.models.session import SessionStatus
 from amplifier_app_api.models.turn import (
     MAX_COUNT,
@@ -30,7 +30,8 @@ FORMAT = "amplifier-app-api/session"
 VERSION = 1
 MEDIA_TYPE = "application/x-ndjson"
 
-Json = Annotated[Any, AfterValidator(storable_json)]
+Said = Annotated[Any, AfterValidator(kept_json)]
+SaidObject = Annotated[dict[str, Any], AfterValidator(kept_json)]
 
 
 def _known_cost(value: str) -> str:
@@ -128,11 +129,11 @@ class MessageRecord(BaseModel):
     message_id: Text
     turn_id: Text | None = None
     role: Literal["user", "assistant", "tool", "system"]
-    content: Json
-    tool_calls: list[JsonObject] | None = None
+    content: Said
+    tool_calls: list[SaidObject] | None = None
     tool_call_id: Text | None = None
     name: Text | None = None
-    metadata: JsonObject = Field(default_factory=dict)
+    metadata: SaidObject = Field(default_factory=dict)
     context: JsonObject | None = None
     interrupted: bool = False
     in_context: bool = True

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from amplifier_app_api.models.fields import Timestamp
+from amplifier_app_api.models.fields import NOT_A_SWITCH, Timestamp
 
 
 class TurnStatus(StrEnum):
@@ -91,11 +91,11 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=2**53), NOT_A_SWITCH] | None = None
     cost_usd: Annotated[Decimal, Field(ge=Decimal("0.000000001"), le=1_000_000)] | None = None
-    seconds: Annotated[float, Field(gt=0, le=10**9)] | None = None
-    tool_calls: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    iterations: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    seconds: Annotated[float, Field(gt=0, le=10**9), NOT_A_SWITCH] | None = None
+    tool_calls: Annotated[int, Field(ge=0, le=2**31 - 1), NOT_A_SWITCH] | None = None
+    iterations: Annotated[int, Field(ge=1, le=2**31 - 1), NOT_A_SWITCH] | None = None
 
     @field_serializer("cost_usd")
     def _exact(self, value: Decimal | None) -> str | None:

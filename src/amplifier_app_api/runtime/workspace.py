@@ -1,6 +1,7 @@
 """The folder a session works in."""
 
 import asyncio
+import errno
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,18 @@ from amplifier_app_api.bundles.folders import make_private
 from amplifier_app_api.errors import ErrorItem, Unprocessable
 
 
+NO_PLACE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
+"""What a path itself is to blame for, when a folder cannot be made there."""
+
+
 class InvalidWorkingDir(Unprocessable):
-    """`working_dir` does not lie below the tenant's workspaces."""
+    """`working_dir` does not lie below the tenant's workspaces, or no folder can be there."""
+
+    @classmethod
+    def because(cls, sentence: str) -> "InvalidWorkingDir":
+        """A refusal that names the field."""
+        item = ErrorItem(code="invalid_value", detail=sentence, pointer="/working_dir")
+        return cls("working_dir must be a path below the workspaces of this server", items=[item])
 
 
 def log_folder(data_dir: Path, tenant: str) -> Path:
@@ -30,8 +41,7 @@ class Workspaces:
         home = (self._root / tenant).resolve()
         chosen = (home / wanted).resolve()
         if chosen == home or not chosen.is_relative_to(home):
-            item = ErrorItem(code="invalid_value", detail="must lie below the workspaces", pointer="/working_dir")
-            raise InvalidWorkingDir("working_dir must be a path below the workspaces of this server", items=[item])
+            raise InvalidWorkingDir.because("must lie below the workspaces")
         return str(chosen.relative_to(home))
 
     async def make(self, tenant: str, stored: str) -> str:
@@ -40,7 +50,14 @@ class Workspaces:
         folder = home / stored
 
         def made() -> str:
-            make_private(folder)
+            try:
+                make_private(folder)
+            except OSError as error:
+                if error.errno in NO_PLACE:
+                    raise InvalidWorkingDir.because(f"cannot be a folder: {error.strerror}") from None
+                raise
+            if not folder.is_dir():
+                raise InvalidWorkingDir.because("is a file")
             resolved = folder.resolve()
             # A link made since must not lead the session somewhere else.
             if not resolved.is_relative_to(home.resolve()):
