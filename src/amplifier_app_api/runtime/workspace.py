@@ -8,7 +8,6 @@ from pathlib import Path
 from amplifier_app_api.bundles.folders import make_private
 from amplifier_app_api.errors import ErrorItem, Unprocessable
 
-
 NO_PLACE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
 """What a path itself is to blame for, when a folder cannot be made there."""
 

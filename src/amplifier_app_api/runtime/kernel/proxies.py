@@ -7,8 +7,8 @@ tools (every run is told).
 """
 
 import asyncio
-import copy
 import contextvars
+import copy
 import inspect
 import math
 import uuid
