@@ -43,6 +43,21 @@ async def test_a_config_that_was_deleted_is_not_made_again_by_its_old_request(cl
 
     assert (again.status_code, again.json()["code"]) == (404, "config_not_found")
     assert (await client.get("/configs")).json()["total"] == 0
+    told = (await client.get("/openapi.json")).json()["paths"]["/configs"]["post"]["responses"]["404"]
+    assert list(told["content"]["application/problem+json"]["examples"]) == ["config_not_found"]
+
+
+async def test_a_session_that_was_deleted_is_told_of_again_and_not_opened_again(
+    client: httpx2.AsyncClient, config_id: str
+) -> None:
+    body = {"config_id": config_id}
+    first = await client.post("/sessions", json=body, headers=KEY)
+    await client.delete(f"/sessions/{first.json()['session_id']}")
+
+    again = await client.post("/sessions", json=body, headers=KEY)
+
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (await client.get("/sessions")).json()["total"] == 0
 
 
 async def test_a_session_is_opened_once(client: httpx2.AsyncClient, config_id: str) -> None:
@@ -103,6 +118,20 @@ async def test_a_key_that_is_none_is_refused(client: httpx2.AsyncClient, config_
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert (await client.get("/sessions")).json()["total"] == 0
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+async def test_a_key_changes_nothing_in_what_is_wrong_with_a_body(
+    client: httpx2.AsyncClient, session_id: str, depth: int
+) -> None:
+    body = f'{{"message": "hello", "context": {{"deep": {"[" * depth}{"]" * depth}}}}}'
+    headers = {"Content-Type": "application/json"}
+
+    without = await client.post(f"/sessions/{session_id}/messages", content=body, headers=headers)
+    with_key = await client.post(f"/sessions/{session_id}/messages", content=body, headers={**headers, **KEY})
+
+    assert (without.status_code, without.json()["code"]) == (422, "invalid_request")
+    assert (with_key.status_code, with_key.json()["errors"]) == (422, without.json()["errors"])
 
 
 async def test_a_message_is_answered_again_with_the_answer_it_had(client: httpx2.AsyncClient, session_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from amplifier_app_api.core.session_manager import SessionBusy, SessionClosed, S
 from amplifier_app_api.models.page import PageRequest
 from amplifier_app_api.models.turn import TurnStatus
 from amplifier_app_api.runtime.pool import ShuttingDown, TooManyTurns
+from amplifier_app_api.runtime.sending import ATTEMPTS
 from amplifier_app_api.storage import Database
+from amplifier_app_api.storage.turns import next_queued
 from runtime_bundles import bundle_text, from_folder
 
 SLOW = "[[slow: tokens=5000 delay_ms=5]]"
@@ -238,6 +241,90 @@ async def test_a_message_that_stopped_a_turn_is_not_refused_when_others_took_its
     assert (await manager.get_turn(chat.session_id, stopped)).status is TurnStatus.CANCELLED
     await manager.cancel_turn(other.session_id, waits)
     assert (await ended(chat, turn.turn_id)).response == "now"
+
+
+async def test_a_message_that_stopped_a_turn_is_not_refused_when_as_many_wait_as_may(
+    open_chat: Any, make_sessions: Callable[..., SessionManager]
+) -> None:
+    manager = make_sessions(max_running_turns=2, max_queued_turns=1)
+    chat, other = await open_chat(manager=manager), await open_chat(manager=manager)
+    stopped, runs = await running(chat), await running(other)
+    waits = await queued(other, "later")
+    with ExitStack() as taken:
+        turns = manager._runtime.turns
+        turns.get(stopped).outcome.add_done_callback(lambda _: taken.enter_context(turns.starting()))
+        turn = await manager.create_turn(chat.session_id, "now", when_busy="interrupt")
+
+        assert (await manager.get_turn(chat.session_id, stopped)).status is TurnStatus.CANCELLED
+        assert turn.status is TurnStatus.QUEUED
+        with pytest.raises(TooManyTurns, match="wait"):
+            await manager.create_turn(chat.session_id, "too many", when_busy="queue")
+    await manager.cancel_turn(other.session_id, runs)
+    assert (await ended(chat, turn.turn_id)).response == "now"
+    assert (await ended(other, waits)).response == "later"
+
+
+@pytest.fixture
+def overtaken(
+    make_sessions: Callable[..., SessionManager], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], SessionManager]:
+    """A server that stops turns of another one; a third lets the next that waits begin before it can do anything."""
+
+    def make() -> SessionManager:
+        manager, third = make_sessions(), make_sessions()
+        stop_elsewhere = manager._runtime.sender._stop_elsewhere
+
+        async def stop_and_be_late(session_id: str, turn_id: str, tenant_id: str) -> None:
+            await stop_elsewhere(session_id, turn_id, tenant_id)
+            if live := third._runtime._live.get(session_id, within=tenant_id):
+                await live.running.lost()
+            await third._runtime.sender.serve(session_id, tenant_id)
+
+        monkeypatch.setattr(manager._runtime.sender, "_stop_elsewhere", stop_and_be_late)
+        return manager
+
+    return make
+
+
+async def test_a_message_that_stopped_a_turn_stops_the_one_too_that_another_server_began_in_its_place(
+    open_chat: Any, overtaken: Callable[[], SessionManager]
+) -> None:
+    chat, second = await open_chat(), overtaken()
+    stopped = [await running(chat), await queued(chat, SLOW)]
+
+    turn = await second.create_turn(chat.session_id, "now", when_busy="interrupt")
+
+    assert (await second._runtime.outcome_of(chat.session_id, turn.turn_id, within="default")).response == "now"
+    assert [(await second.get_turn(chat.session_id, turn_id)).status for turn_id in stopped] == ["cancelled"] * 2
+
+
+async def test_a_message_that_stops_turns_and_is_always_late_waits_before_all_others(
+    open_chat: Any, overtaken: Callable[[], SessionManager]
+) -> None:
+    chat, second = await open_chat(), overtaken()
+    turns = [await running(chat), *[await queued(chat, SLOW) for _ in range(ATTEMPTS + 1)]]
+
+    turn = await second.create_turn(chat.session_id, "now", when_busy="interrupt")
+
+    assert turn.status is TurnStatus.QUEUED
+    statuses = [(await second.get_turn(chat.session_id, turn_id)).status for turn_id in turns]
+    assert statuses == ["cancelled"] * ATTEMPTS + ["running", "queued"]
+    assert (await chat.sessions._db.read(next_queued, chat.session_id)).turn_id == turn.turn_id
+
+
+async def test_of_many_messages_to_sessions_that_are_not_open_no_more_begin_than_may(
+    open_chat: Any, make_sessions: Callable[..., SessionManager]
+) -> None:
+    chats = [await open_chat() for _ in range(4)]
+    manager = make_sessions(max_running_turns=2)
+
+    answers = await asyncio.gather(
+        *(manager.create_turn(chat.session_id, SLOW) for chat in chats), return_exceptions=True
+    )
+
+    assert [type(answer).__name__ for answer in answers].count("TooManyTurns") == 2
+    assert [getattr(answer, "status", None) for answer in answers].count(TurnStatus.RUNNING) == 2
+    assert manager._runtime.running_count == 2
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ Once = Annotated[RequestOnce, Depends(asked_once)]
 async def _hash_of(request: Request) -> str:
     """Stands for what is asked: the query and the body; of JSON neither spaces nor the order of members matter."""
     body = await request.body()
-    with suppress(orjson.JSONDecodeError):  # what is not JSON is taken as it is
+    # What is not JSON, or deeper than is written, is taken as it is: what is wrong with it others say.
+    with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
         body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(request.url.query.encode() + b"\n" + body).hexdigest()

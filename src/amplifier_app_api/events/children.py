@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from amplifier_app_api.events.item import StreamItem
-from amplifier_app_api.events.stream import Follower
+from amplifier_app_api.events.stream import POLL_SECONDS, Follower
+from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.log import Child
 
 WAIT_SECONDS = 60.0
@@ -62,12 +63,9 @@ class ChildrenFollower:
         self._over = False
 
     async def next_batch(self, timeout: float) -> list[StreamItem] | None:  # noqa: ASYNC109 - the wait of one read
-        if not self._joined:
-            self._joined = True
-            for child in await self._running():
-                self._begin(child)
-            self._read(self._parent)
         until = asyncio.get_running_loop().time() + timeout
+        if not self._joined and not await self._join():
+            return None
         while not self._over:
             left = max(0.0, until - asyncio.get_running_loop().time())
             done, _ = await asyncio.wait(self._reading, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -79,6 +77,19 @@ class ChildrenFollower:
             if out:
                 return out
         return []
+
+    async def _join(self) -> bool:
+        """Begin to read. False: the database is away."""
+        try:
+            running = await self._running()
+        except DatabaseUnavailable:
+            await asyncio.sleep(POLL_SECONDS)
+            return False
+        self._joined = True
+        for child in running:
+            self._begin(child)
+        self._read(self._parent)
+        return True
 
     async def _take(self, source: _Source, batch: list[StreamItem] | None, out: list[StreamItem]) -> None:
         for item in batch or ():

@@ -105,6 +105,7 @@ class Seen:
     def begin_at_most(self, seq: int) -> None:
         """The log ends here: a place beyond it is one of another log, and what comes next is new to the reader."""
         self.seq = min(self.seq, seq)
+        self._from_seq = min(self._from_seq, seq)
 
     def skip_to(self, seq: int) -> None:
         """The events up to this number are gone for good."""

@@ -2,7 +2,8 @@
 
 A follower subscribes before it reads the first row, so that nothing falls between the two. What it reads and what
 comes are put together by `Seen`; when something does not follow on what the reader has, and when nothing came for a
-while, the rows and the running turn's tail are read again: a lost hint costs a moment and no event.
+while, the rows and the running turn's tail are read again: a lost hint costs a moment and no event. While the database
+is away a follower that needs the rows waits for it.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from amplifier_app_api.events.item import StreamItem
 from amplifier_app_api.events.place import Place
 from amplifier_app_api.events.seen import Behind, PieceOfText, Seen
 from amplifier_app_api.models.event import TERMINAL_TYPES
+from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.log import LogPart
 
 __all__ = ["FilteredFollower", "Follower", "SessionFollower", "SessionLog", "StreamItem", "TurnFollower", "items_of"]
@@ -77,6 +79,16 @@ class SessionFollower:
 
     async def next_batch(self, timeout: float) -> list[StreamItem] | None:  # noqa: ASYNC109 - the wait of one read
         until = asyncio.get_running_loop().time() + timeout
+        while True:
+            try:
+                return await self._next_batch(until)
+            except DatabaseUnavailable:
+                self._behind = True
+                await asyncio.sleep(POLL_SECONDS)
+                if asyncio.get_running_loop().time() >= until:
+                    return None
+
+    async def _next_batch(self, until: float) -> list[StreamItem] | None:
         while True:
             if self._behind and (batch := await self._from_rows()):
                 return batch
@@ -152,7 +164,7 @@ class SessionFollower:
             seen.event(StreamItem.of_event(event), out)
         else:
             self._skip_to(part.pruned, seen, out)
-            self._behind = len(part.events) == READ_PAGE
+            self._behind = part.more
         if not self._behind:
             seen.pieces(pieces, out, before=seen.seq + 1)
         return out

@@ -95,11 +95,6 @@ class RunningTurns:
         own = sum(not turn.gone.done() and not turn.in_place_of_parent for turn in self._turns.values())
         return max(0, self._limit - own - self._starting)
 
-    def refuse_when_full(self) -> None:
-        """Raise when no further turn may begin now."""
-        if self.room == 0:
-            raise TooManyTurns("this server runs as many turns as it may")
-
     def refuse_when_draining(self) -> None:
         """Raise when the server is about to stop."""
         if self.draining:
@@ -107,7 +102,9 @@ class RunningTurns:
 
     @contextmanager
     def starting(self) -> Generator[None]:
-        """A place is taken for a turn while it is being stored."""
+        """A place is taken for a turn that is about to begin; `TooManyTurns` when there is none."""
+        if self.room == 0:
+            raise TooManyTurns("this server runs as many turns as it may")
         self._starting += 1
         try:
             yield

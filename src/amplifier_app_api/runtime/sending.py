@@ -45,6 +45,8 @@ from amplifier_app_api.storage.turns import QueuedTurn, next_queued
 
 logger = logging.getLogger(__name__)
 
+Offer = Callable[[LiveSession, Incoming, Subscription | None], Awaitable["Sent"]]
+
 PENDING = "pending"
 """The status of a message that waits for a running turn to use it."""
 ATTEMPTS = 5
@@ -102,25 +104,37 @@ class Sender:
     async def send(self, session_id: str, incoming: Incoming, *, within: str, follow: bool = False) -> Sent:
         """Take a message; with `follow` the subscription begins before anything is told of it."""
         for _ in range(ATTEMPTS):
-            self._running.refuse_when_draining()
-            async with self._live.entry(session_id, within=within) as live:
-                subscription = self._hub.subscribe(session_id) if follow else None
-                try:
-                    sent = await self._offer(live, incoming, subscription)
-                    if live.running is None:
-                        self._live.idle(live)
-                    return sent
-                except SessionMoved:
-                    _leave(subscription)
-                    await self._live.shut(live)
-                    await self._open_record(session_id, within)
-                    await self.queue_left_over(session_id, within)
-                except BaseException:
-                    _leave(subscription)
-                    if live.running is None:
-                        self._live.idle(live)
-                    raise
+            with suppress(SessionMoved):
+                return await self._send(session_id, incoming, within, self._offer, follow=follow)
+        if incoming.when_busy is not WhenBusy.REJECT:
+            with suppress(SessionMoved):
+                return await self._send(session_id, incoming, within, self._offer_to_wait, follow=follow)
         raise SessionBusy("the session is in use elsewhere", facts={"turn_id": None})
+
+    async def _send(self, session_id: str, incoming: Incoming, within: str, offer: Offer, *, follow: bool) -> Sent:
+        self._running.refuse_when_draining()
+        async with self._live.entry(session_id, within=within) as live:
+            subscription = self._hub.subscribe(session_id) if follow else None
+            try:
+                sent = await offer(live, incoming, subscription)
+            except SessionMoved:
+                _leave(subscription)
+                await self._live.shut(live)
+                await self._open_record(session_id, within)
+                await self.queue_left_over(session_id, within)
+                raise
+            except BaseException:
+                _leave(subscription)
+                if live.running is None:
+                    self._live.idle(live)
+                raise
+            if live.running is None:
+                self._live.idle(live)
+            return sent
+
+    async def _offer_to_wait(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
+        """What is left when other servers were faster again and again: the message may have stopped their turns."""
+        return await self._enqueue(live, incoming, subscription, ahead=incoming.when_busy is WhenBusy.INTERRUPT)
 
     async def _offer(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
         try:
@@ -134,12 +148,7 @@ class Sender:
                 case WhenBusy.REJECT:
                     raise
                 case WhenBusy.INTERRUPT if busy.turn_id is not None:
-                    await self._interrupt(live, busy.turn_id)
-                    try:
-                        return await self._start(live, incoming, subscription)
-                    except TooManyTurns:
-                        # It stopped a turn, and others took its place: refused now, it would have done so for nothing.
-                        return await self._enqueue(live, incoming, subscription, ahead=True)
+                    return await self._start_in_place_of(busy.turn_id, live, incoming, subscription)
                 case WhenBusy.STEER if busy.turn_id is not None and not busy.queued:
                     return await self._steer(live, busy.turn_id, incoming, subscription)
                 case _:
@@ -153,26 +162,28 @@ class Sender:
 
     async def _start(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
         await self.refuse_while_running(live)
-        if incoming.parent is None:
-            self._running.refuse_when_full()
+        # Its place is taken before anything is waited for: of those that come at once no more begin than may.
+        with self._running.starting() if incoming.parent is None else nullcontext():
+            return await self._begin(live, incoming, subscription)
+
+    async def _begin(self, live: LiveSession, incoming: Incoming, subscription: Subscription | None) -> Sent:
         opened = await self._opened(live)
         self._running.refuse_when_draining()
         notices = live.take_notices(opened.mask)
         live.awake()
         try:
-            with self._running.starting() if incoming.parent is None else nullcontext():
-                accepted, stored = await accept(
-                    self._db,
-                    incoming,
-                    tenant_id=live.tenant_id,
-                    session_id=live.session_id,
-                    node_id=self._node_id,
-                    expected_position=live.position,
-                    expected_revision=live.revision,
-                    notices=notices,
-                    seals=self._restorer.seals(live.session_id, opened.mask),
-                    budgets=self._budgets,
-                )
+            accepted, stored = await accept(
+                self._db,
+                incoming,
+                tenant_id=live.tenant_id,
+                session_id=live.session_id,
+                node_id=self._node_id,
+                expected_position=live.position,
+                expected_revision=live.revision,
+                notices=notices,
+                seals=self._restorer.seals(live.session_id, opened.mask),
+                budgets=self._budgets,
+            )
         except BaseException:
             live.notices.extendleft(reversed(notices))
             raise
@@ -191,6 +202,19 @@ class Sender:
             turn,
             subscription,
         )
+
+    async def _start_in_place_of(
+        self, turn_id: str, live: LiveSession, incoming: Incoming, subscription: Subscription | None
+    ) -> Sent:
+        """Stop a turn and begin that of the message. Once it is stopped no limit refuses the message any more."""
+        seals = await self._seals(live)
+        await self._interrupt(live, turn_id)
+        try:
+            return await self._start(live, incoming, subscription)
+        except SessionBusy:
+            raise SessionMoved from None  # another server let the next turn begin, which is in the way as this one was
+        except TooManyTurns:
+            return await self._enqueue(live, incoming, subscription, seals=seals, ahead=True)
 
     async def _seals(self, live: LiveSession) -> Seals:
         """What may be in the rows of a session: only once it is open it is known what is secret in it."""
@@ -243,15 +267,24 @@ class Sender:
     # A message waits.
 
     async def _enqueue(
-        self, live: LiveSession, incoming: Incoming, subscription: Subscription | None, *, ahead: bool = False
+        self,
+        live: LiveSession,
+        incoming: Incoming,
+        subscription: Subscription | None,
+        *,
+        seals: Seals | None = None,
+        ahead: bool = False,
     ) -> Sent:
-        row = (await self._seals(live)).row_of_user(incoming.content, incoming.context, incoming.kernel_content)
+        """Let the message wait; `ahead` of all others of its session, and however many wait."""
+        seals = seals or await self._seals(live)
+        row = seals.row_of_user(incoming.content, incoming.context, incoming.kernel_content)
         kernel = row.kernel if row.masked else None
         turn = QueuedTurn(str(uuid.uuid4()), str(uuid.uuid4()), row.content, row.context, incoming.budget, kernel)
         session_id, within = live.session_id, live.tenant_id
+        limits = None if ahead else self._limits
         try:
             done = await self._db.write(
-                enqueue, session_id, turn, within=within, limits=self._limits, key=incoming.key, ahead=ahead
+                enqueue, session_id, turn, within=within, limits=limits, key=incoming.key, ahead=ahead
             )
         except QueueFull as full:
             where = "this session" if full.of_session else "this server"
@@ -327,7 +360,10 @@ class Sender:
 
     async def _serve(self, live: LiveSession) -> bool:
         await self.refuse_while_running(live)
-        self._running.refuse_when_full()
+        with self._running.starting():
+            return await self._begin_next(live)
+
+    async def _begin_next(self, live: LiveSession) -> bool:
         try:
             opened = await self._opened(live)
         except (TooManyTurns, ShuttingDown, DatabaseUnavailable):
@@ -346,16 +382,15 @@ class Sender:
         notices = live.take_notices(opened.mask)
         live.awake()
         try:
-            with self._running.starting():
-                begun = await self._db.write(
-                    begin_next,
-                    live.session_id,
-                    within=live.tenant_id,
-                    node_id=self._node_id,
-                    expected_position=live.position,
-                    expected_revision=live.revision,
-                    notices=notices,
-                )
+            begun = await self._db.write(
+                begin_next,
+                live.session_id,
+                within=live.tenant_id,
+                node_id=self._node_id,
+                expected_position=live.position,
+                expected_revision=live.revision,
+                notices=notices,
+            )
         except BaseException as error:
             live.notices.extendleft(reversed(notices))
             if isinstance(error, NothingToDo):

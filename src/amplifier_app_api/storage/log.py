@@ -3,13 +3,33 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Integer, bindparam, func, select
 
 from amplifier_app_api.models.page import InvalidPage, Page, PageRequest, make_cursor
 from amplifier_app_api.models.session import Activity
 from amplifier_app_api.storage.deltas import StoredDelta, deltas_of
-from amplifier_app_api.storage.events import StoredEvent, events_after
+from amplifier_app_api.storage.events import StoredEvent
 from amplifier_app_api.storage.tables import events, sessions
+
+MOST_BYTES = 256 * 1024
+"""How much of a log is read at a time; at least one event is."""
+
+_AFTER = (
+    select(events.c.seq, events.c.type, events.c.turn_id, events.c.data)
+    .where(events.c.tenant_id == bindparam("of_tenant"), events.c.session_id == bindparam("of_session"))
+    .where(events.c.seq > bindparam("after"))
+    .order_by(events.c.seq)
+    .limit(bindparam("most", type_=Integer))
+)
+# PostgreSQL sends all that is asked for; how long a text is it knows without reading it.
+_NEXT = _AFTER.subquery()
+_SIZE = func.octet_length(_NEXT.c.data)
+_SIZED = select(_NEXT, (func.sum(_SIZE).over(order_by=_NEXT.c.seq) - _SIZE).label("before")).subquery()
+_AFTER_BY_SIZE = (
+    select(_SIZED.c.seq, _SIZED.c.type, _SIZED.c.turn_id, _SIZED.c.data)
+    .where(_SIZED.c.before < MOST_BYTES)
+    .order_by(_SIZED.c.seq)
+)
 
 _EXTENT = select(sessions.c.pruned_seq, sessions.c.last_seq).where(
     sessions.c.tenant_id == bindparam("of_tenant"), sessions.c.session_id == bindparam("of_session")
@@ -31,9 +51,9 @@ _TURN_AT = (
 class LogPart:
     """What follows a number in a log, as one snapshot has it.
 
-    `deltas` are the pieces of the running turn that are rows. `pruned` is the number up to which events are gone;
-    it is 0 when nothing is missing in front of `events`. Where nothing follows `last` is the number of the last event
-    there is, and `gone` says that there is no such session.
+    `more` says that these may not be all the events. `deltas` are the pieces of the running turn that are rows.
+    `pruned` is the number up to which events are gone; it is 0 when nothing is missing in front of `events`. Where
+    nothing follows `last` is the number of the last event there is, and `gone` says that there is no such session.
     """
 
     events: list[StoredEvent]
@@ -41,19 +61,37 @@ class LogPart:
     pruned: int = 0
     last: int | None = None
     gone: bool = False
+    more: bool = False
 
 
 def read_log(conn: Connection, session_id: str, after: int, *, limit: int, deltas: bool, within: str) -> LogPart:
-    """The next events of a log, at most `limit`, and the pieces that are rows when `deltas` says so."""
-    found = events_after(conn, session_id, after, limit=limit, within=within)
+    """The next events of a log, at most `limit` or about `MOST_BYTES`, and the pieces that are rows if `deltas`."""
+    found, more = _next_events(conn, session_id, after, limit=limit, within=within)
     pieces = deltas_of(conn, session_id, within=within) if deltas else []
     if found and found[0].seq == after + 1:
-        return LogPart(found, pieces)
+        return LogPart(found, pieces, more=more)
     row = conn.execute(_EXTENT, {"of_tenant": within, "of_session": session_id}).first()
     if row is None:
         return LogPart(found, pieces, gone=True)
     pruned = row.pruned_seq if row.pruned_seq > after else 0
-    return LogPart(found, pieces, pruned, None if found else row.last_seq)
+    return LogPart(found, pieces, pruned, None if found else row.last_seq, more=more)
+
+
+def _next_events(
+    conn: Connection, session_id: str, after: int, *, limit: int, within: str
+) -> tuple[list[StoredEvent], bool]:
+    """Events after a number, and whether there may be more of them."""
+    statement = _AFTER_BY_SIZE if conn.dialect.name == "postgresql" else _AFTER
+    rows = conn.execute(statement, {"of_tenant": within, "of_session": session_id, "after": after, "most": limit})
+    found: list[StoredEvent] = []
+    size = 0
+    with rows:  # SQLite reads a row when it is asked for
+        for row in rows:
+            found.append(StoredEvent(row.seq, row.type, row.turn_id, row.data.encode()))
+            size += len(found[-1].data)
+            if size >= MOST_BYTES or len(found) == limit:
+                return found, True
+    return found, False
 
 
 def turn_at(conn: Connection, session_id: str, seq: int, *, within: str) -> str | None:

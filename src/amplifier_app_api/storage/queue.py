@@ -85,7 +85,7 @@ def enqueue(
     turn: QueuedTurn,
     *,
     within: str,
-    limits: QueueLimits,
+    limits: QueueLimits | None,
     key: RequestKey | None = None,
     ahead: bool = False,
 ) -> tuple[Enlisted, list[StoredEvent]] | None:
@@ -93,15 +93,16 @@ def enqueue(
 
     None: the tenant has no such session, or it is closed.
 
-    `QueueFull` when too many wait already; `KeyTaken` when the request was carried out before.
+    `QueueFull` when more than the `limits` would wait; `KeyTaken` when the request was carried out before.
     """
     now = utc_now()
     admitted = enlist(conn, session_id, within=within, events=1, now=now, sent=1, turns=1)
     if admitted is None:
         return None
-    of_server, of_session = queued_counts(conn, session_id)
-    if of_session >= limits.session or of_server >= limits.server:
-        raise QueueFull(of_session=of_session >= limits.session)
+    if limits is not None:
+        of_server, of_session = queued_counts(conn, session_id)
+        if of_session >= limits.session or of_server >= limits.server:
+            raise QueueFull(of_session=of_session >= limits.session)
     enlisted = Enlisted(turn.turn_id, turn.message_id, admitted.config_id, admitted.revision)
     keep_key(conn, key, turn.turn_id, answer={"config_id": admitted.config_id, "revision": admitted.revision})
     stored = _insert_queued(

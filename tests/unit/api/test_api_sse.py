@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amplifier_app_api.api.sse import OPENING, PING, EventStream
+from amplifier_app_api.api.sse import CHUNK_BYTES, OPENING, PING, EventStream
 
 
 class Frame:
@@ -72,6 +72,44 @@ async def test_frames_that_are_ready_together_are_one_chunk_and_the_end_closes_t
     assert browser.bodies == [OPENING, b"data: 1\n\ndata: 2\n\n", b"data: 3\n\n", b""]
     assert browser.sent[-1]["more_body"] is False
     assert script.closed.is_set()
+
+
+async def test_what_is_long_goes_out_in_pieces_so_that_a_reader_is_waited_for() -> None:
+    script, browser = Script([Frame(b"1"), Frame(b"x" * 3 * CHUNK_BYTES)], []), Browser()
+
+    await answer(script, browser)
+
+    pieces = browser.bodies[1:-1]
+    assert b"".join(pieces) == b"data: 1\n\ndata: " + b"x" * 3 * CHUNK_BYTES + b"\n\n"
+    assert [len(piece) for piece in pieces[:-1]] == [CHUNK_BYTES] * 3
+
+
+async def test_a_reader_that_takes_nothing_any_more_is_left() -> None:
+    class Stuck(Browser):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if len(self.sent) == 3:
+                await self.left.wait()
+
+    script, browser = Script([Frame(b"1")], [Frame(b"2")]), Stuck()
+    stream = EventStream(script, ping=timedelta(seconds=10), patience=timedelta(milliseconds=1))
+    async with asyncio.timeout(5):
+        await stream({"type": "http"}, browser.receive, browser.send)
+
+    assert browser.bodies == [OPENING, b"data: 1\n\n"]
+    assert script.closed.is_set()
+
+
+async def test_a_reader_for_whom_there_is_nothing_is_not_left() -> None:
+    script, browser = Script([Frame(b"1")]), Browser()
+    stream = EventStream(script, ping=timedelta(seconds=10), patience=timedelta(milliseconds=1))
+    answering = asyncio.create_task(stream({"type": "http"}, browser.receive, browser.send))
+    for _ in range(20):
+        assert not (await asyncio.wait({answering}, timeout=0.001))[0]
+    browser.left.set()
+    await answering
+
+    assert browser.bodies == [OPENING, b"data: 1\n\n"]
 
 
 async def test_the_headers_keep_proxies_from_holding_events_back() -> None:

@@ -1,5 +1,6 @@
 """Followers of a turn that runs, on a real database: exact by place, whatever happens in between."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from amplifier_app_api.runtime.following import Following
 from amplifier_app_api.runtime.units import Unit
 from amplifier_app_api.storage import Database
 from amplifier_app_api.storage.deltas import deltas_of, partial_blocks
+from amplifier_app_api.storage.log import MOST_BYTES
 from amplifier_app_api.storage.tables import events, sessions
-from log_stage import TENANT, TurnStage, log_event, new_session, shown
+from log_stage import TENANT, Reader, TurnStage, log_event, new_session, shown
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -119,6 +121,26 @@ async def test_after_an_event_in_the_middle_of_a_block_only_what_came_later_is_t
         ("3.1.0.12", "after"),
     ]
     assert shown(late.items) == [("3.1.0.12", "after")]
+
+
+async def test_a_place_of_another_log_hides_nothing_of_what_is_being_said(turn: TurnStage) -> None:
+    elsewhere = Following(turn.db, type(turn.hub)(), runs_here=lambda _: False)
+    turn.say("so far")
+    await turn.delta_log.flush()
+
+    here = turn.follow(10_000)
+    there = Reader(elsewhere.session(turn.key.session_id, Place(10_000), within=TENANT))
+    await here.read()
+    await there.read()
+    turn.say(", so good")
+    await turn.delta_log.flush()
+    await here.read()
+    await there.read()
+
+    await there.leave()
+
+    said = [("2.1.0.6", "so far"), ("2.1.0.15", ", so good")]
+    assert (shown(here.items), shown(there.items)) == (said, said)
 
 
 async def test_pieces_of_blocks_that_take_turns_stay_in_their_order(turn: TurnStage) -> None:
@@ -251,7 +273,9 @@ async def test_what_nobody_told_of_is_found_in_a_quiet_moment(turn: TurnStage) -
     await turn.somebody_queues(tell=False)
     turn.say("a")
 
-    await reader.read()
+    async with asyncio.timeout(10):
+        while len(reader.items) < 2:
+            await reader.read()
     assert shown(reader.items) == [("2.1.0.1", "a"), ("3", "turn.queued")]
 
 
@@ -387,6 +411,22 @@ async def test_children_are_told_in_their_parents_stream_without_an_id(turn: Tur
     assert {item.id for item in told} == {None}
     assert told[0].payload()["child_id"] == child_id
     assert turn.hub.feed(child_id) is None
+
+
+async def test_a_long_log_of_long_events_is_read_in_parts_of_a_size_and_whole(turn: TurnStage) -> None:
+    texts = ["😀" * 10, *(letter * (MOST_BYTES // 3) for letter in "abcdefg"), "x" * 2 * MOST_BYTES, "y"]
+    for text in texts:
+        await turn.db.write(log_event, turn.key.session_id, Notice(level="info", text=text, source="s"), "t")
+    elsewhere = Following(turn.db, type(turn.hub)(), runs_here=lambda _: False)
+    follower = elsewhere.session(turn.key.session_id, Place(2), within=TENANT)
+
+    batches: list[list[StreamItem]] = []
+    while batch := await follower.next_batch(0):
+        batches.append(batch)
+    await follower.close()
+
+    assert [item.payload()["text"] for batch in batches for item in batch] == texts
+    assert [len(batch) for batch in batches] == [4, 3, 2, 1]
 
 
 async def test_the_log_of_a_session_has_no_number_twice(turn: TurnStage) -> None:

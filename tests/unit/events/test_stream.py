@@ -2,13 +2,17 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
+from amplifier_app_api.events import children, stream
 from amplifier_app_api.events.hub import EventHub
 from amplifier_app_api.events.item import StreamItem
 from amplifier_app_api.events.place import Place
 from amplifier_app_api.events.stream import READ_PAGE, Follower, SessionFollower, TurnFollower, items_of
 from amplifier_app_api.models.event import Delta
+from amplifier_app_api.storage.engine import DatabaseUnavailable
 from amplifier_app_api.storage.events import StoredEvent
-from amplifier_app_api.storage.log import LogPart
+from amplifier_app_api.storage.log import Child, LogPart
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -18,6 +22,7 @@ class Log:
 
     def __init__(self, events: int = 0) -> None:
         self.hub = EventHub()
+        self.away = 0  # so many reads fail
         self.rows: list[StoredEvent] = []
         for _ in range(events):
             self.append(tell=False)
@@ -43,7 +48,10 @@ class Log:
         self.hub.publish("s", [StreamItem.of_delta(delta)])
 
     async def read(self, after: int, *, limit: int, deltas: bool) -> LogPart:
-        return LogPart(self.rows[after : after + limit], [])
+        if self.away:
+            self.away -= 1
+            raise DatabaseUnavailable("away")
+        return LogPart(self.rows[after : after + limit], [], more=len(self.rows) > after + limit)
 
     async def turn_at(self, seq: int) -> str | None:
         return "t"
@@ -72,6 +80,38 @@ async def test_who_joins_late_reads_the_rows_and_goes_on_live_without_a_repeat()
     log.piece("a", 0)
 
     assert await ids(follower, 3) == ["2", "3", "4", "4.1.0.1"]
+    await follower.close()
+
+
+async def test_a_reader_stays_while_the_database_is_away_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "POLL_SECONDS", 0.001)
+    log = Log(2)
+    log.away = 2
+    follower = log.follow()
+
+    assert [item.id for item in await follower.next_batch(5) or []] == ["1", "2"]
+    log.away = 1
+    log.append(tell=False)
+    assert await follower.next_batch(0) is None  # a quiet moment
+    log.append()
+    assert await follower.next_batch(0) is None  # nothing can be read now
+    assert [item.id for item in await follower.next_batch(5) or []] == ["3", "4"]
+    await follower.close()
+
+
+async def test_children_are_followed_once_the_database_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "POLL_SECONDS", 0.001)
+    log, away = Log(1), [DatabaseUnavailable("away")]
+
+    async def running() -> list[Child]:
+        if away:
+            raise away.pop()
+        return []
+
+    follower = children.ChildrenFollower(log.follow(), running, lambda *_: log.follow())
+
+    assert await follower.next_batch(5) is None
+    assert [item.id for item in await follower.next_batch(5) or []] == ["1"]
     await follower.close()
 
 
