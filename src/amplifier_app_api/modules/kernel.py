@@ -2,6 +2,8 @@
 
 Event names are the kernel's constants where it has them. The `llm:stream_*` events,
 `orchestrator:steering_injected` and `orchestrator:goal_progress` are conventions of modules and unknown to the kernel.
+
+`whole_letters` is for texts from outside on their way to it: its JSON is strict.
 """
 
 from __future__ import annotations
@@ -78,6 +80,22 @@ STREAM_BLOCK_DELTA = "llm:stream_block_delta"
 STREAM_BLOCK_END = "llm:stream_block_end"
 STREAM_ABORTED = "llm:stream_aborted"
 
+
+def whole_letters(text: str) -> str:
+    """`text` with halves of letters put together where they meet, and a mark where one stands alone.
+
+    A server may cut a letter in two, a model write half of one, a file be named by bytes that are no text; neither the
+    kernel nor any store takes that.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 __all__ = [
     "ARTIFACT_READ",
     "ARTIFACT_WRITE",
@@ -137,4 +155,5 @@ __all__ = [
     "ToolResult",
     "ToolSpec",
     "Usage",
+    "whole_letters",
 ]

@@ -505,7 +505,9 @@ async def test_a_repaired_conversation_is_told(provider: MakeProvider, hooks: Ho
     ]
 
 
-async def test_a_tool_call_cut_off_by_the_limit_on_tokens_is_not_made(provider: MakeProvider) -> None:
+@pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal"])
+@pytest.mark.parametrize("written", ['{"file_pa', ""])
+async def test_a_tool_call_that_was_cut_off_is_not_made(reason: str, written: str) -> None:
     from amplifier_app_api.modules.providers.anthropic_replies import Reply
     from amplifier_app_api.modules.providers.wire import AttemptStream
 
@@ -517,15 +519,28 @@ async def test_a_tool_call_cut_off_by_the_limit_on_tokens_is_not_made(provider: 
     for event in (
         Event(type="message_start", message=Event(usage=Event(input_tokens=1))),
         Event(type="content_block_start", index=0, content_block=Event(type="tool_use", id="c", name="write")),
-        Event(type="content_block_delta", index=0, delta=Event(type="input_json_delta", partial_json='{"file_pa')),
+        Event(type="content_block_delta", index=0, delta=Event(type="input_json_delta", partial_json=written)),
         Event(type="content_block_stop", index=0),
-        Event(type="message_delta", delta=Event(stop_reason="max_tokens"), usage=Event(output_tokens=2)),
+        Event(type="message_delta", delta=Event(stop_reason=reason), usage=Event(output_tokens=2)),
         Event(type="message_stop"),
     ):
         await reply.feed(event)
 
     response = reply.response()
-    assert (response.content, response.tool_calls, response.finish_reason) == ([], None, "max_tokens")
+    assert (response.content, response.tool_calls, response.finish_reason) == ([], None, reason)
+
+
+async def test_nothing_of_the_servers_environment_goes_to_an_address_of_the_config(
+    provider: MakeProvider, llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "of-the-server")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "of-the-server")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-secret: of-the-server")
+
+    assert await text(provider(), "hi") == "echo: hi"
+    headers = llm.recorded()[-1]["headers"]
+    assert "of-the-server" not in str(headers)
+    assert KEY in str(headers)
 
 
 async def test_models_are_listed_by_the_api(provider: MakeProvider) -> None:

@@ -139,3 +139,41 @@ def test_the_prompt_and_the_users_last_two_parts_are_marked_for_caching() -> Non
     marked = {"cache_control": {"type": "ephemeral"}}
     assert made.system == [{**text("rules"), **marked}]
     assert made.messages == [user([{**text("a"), **marked}]), reply(text("b")), user([{**text("c"), **marked}])]
+
+
+def test_ids_that_come_again_are_told_apart() -> None:
+    rows = [user("go"), reply(call("c", x=1)), result("c", "one"), reply(call("c", x=2)), result("c", "two")]
+
+    made = talk(*rows, reply(call("c_2"), call("c.2")), result("c.2", "b"), result("c_2", "a"))
+
+    assert made.messages[1:] == [
+        reply(use("c", x=1)),
+        user([result_block("c", "one")]),
+        reply(use("c_2", x=2)),
+        user([result_block("c_2", "two")]),
+        reply(use("c_2_2"), use("c_2_3")),
+        user([result_block("c_2_2", "a"), result_block("c_2_3", "b")]),
+    ]
+
+
+def test_two_calls_of_one_reply_under_one_id_are_one() -> None:
+    made = talk(user("go"), reply(call("c", x=1), call("c", x=1)), result("c", "seen"))
+
+    assert made.messages[1:] == [reply(use("c", x=1)), user([result_block("c", "seen")])]
+
+
+def test_a_name_that_is_none_does_not_spoil_the_conversation() -> None:
+    names = ["functions.look", "", "l" * 100]
+    calls = [{"type": "tool_call", "id": f"c{n}", "name": name, "input": {}} for n, name in enumerate(names)]
+
+    made = talk(user("go"), reply(*calls))
+
+    assert [block["name"] for block in made.messages[1]["content"]] == ["functions_look", "_", "l" * 64]
+
+
+def test_thoughts_that_lead_to_nothing_are_left_out() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+
+    made = talk(user("a"), reply(thought), user("b"), reply(text("c"), thought), user("d"))
+
+    assert made.messages == [user([text("a"), text("b")]), reply(text("c")), user([text("d")])]

@@ -89,3 +89,24 @@ def test_what_is_left_is_always_a_valid_conversation(
     assert made.messages[0]["role"] == "user"
     assert made.tokens == sum(estimate_message(message) for message in made.messages)
     assert made.removed == len(messages) - len(made.messages)
+
+
+def test_results_of_the_latest_reply_are_cut_rather_than_nothing_be_asked() -> None:
+    messages = exchange(1, 1, 40_000)[:-1]
+
+    made = compacted(messages, budget=12_000, target=6_000, recent=4_000, results=5)
+
+    first, second = [message["content"] for message in made.messages if message["role"] == "tool"]
+    assert (made.level, made.removed, made.truncated) == (4, 0, 2)
+    assert made.tokens <= 12_000
+    assert len(first) < 100
+    assert 30_000 < len(second) < 40_000
+    assert second.endswith("more characters left out to make room]")
+
+
+def test_results_that_fit_are_not_cut() -> None:
+    messages = exchange(1, 1, 20_000)[:-1]
+
+    made = compacted(messages, budget=12_000, target=6_000, recent=4_000, results=5)
+
+    assert made.messages == messages

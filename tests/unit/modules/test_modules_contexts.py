@@ -217,3 +217,34 @@ async def test_a_transcript_path_is_answered_with_a_notice_and_no_file(tmp_path:
         ("transcript_path is not used: the server stores the conversation itself", "warning", "context-persistent")
     ]
     assert not (tmp_path / "t.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("word" * 100, 100), ("文字" * 100, 150), ("слово" * 100, 250), ("\ud83d" * 4, 3)]
+)
+def test_letters_beyond_the_latin_count_for_more(text: str, size: int) -> None:
+    bare = tokens.estimate_message({"role": "user", "content": ""})
+
+    assert tokens.estimate_message({"role": "user", "content": text}) - bare == size
+
+
+@pytest.mark.parametrize("module", ["context-simple", "context-persistent"])
+async def test_what_the_tools_take_of_the_window_is_not_for_the_conversation(open_chat: Any, module: str) -> None:
+    class Small:
+        def get_info(self) -> ProviderInfo:
+            return ProviderInfo(
+                id="s", display_name="S", defaults={"context_window": 10_000, "max_output_tokens": 1_000}
+            )
+
+    chat = await open_chat(context={"module": module})
+    context = chat.coordinator.get("context")
+    for number in range(20):
+        await context.add_message({"role": "user" if number % 2 == 0 else "assistant", "content": "x" * 1_000})
+
+    assert len(await context.get_messages_for_request(provider=Small())) == 20
+    await chat.add_result("look", "seen")
+    chat.coordinator.get("tools")["look"].description = "d" * 16_000
+    shown = await context.get_messages_for_request(provider=Small())
+
+    assert len(shown) < 20
+    assert [data["budget"] for data in chat.of("context:compaction")] == [4_193]

@@ -488,3 +488,32 @@ async def test_twenty_sessions_on_two_keys_share_two_clients_and_no_word(open_ch
         assert shown == f"echo: I am {n}"
         await chat.session.cleanup()
     assert open_clients("gemini") == 0
+
+
+def test_parts_go_back_in_the_order_they_came() -> None:
+    signature = base64.b64encode(b"sig").decode()
+    blocks = [
+        {"type": "text", "text": "first"},
+        {"type": "tool_call", "id": "c1", "name": "functions/look", "input": {}},
+        {"type": "text", "text": "then", "thought_signature": signature},
+        {"type": "tool_call", "id": "c2", "name": "look", "input": {}},
+    ]
+    rows = [
+        Message.model_validate(row)
+        for row in ({"role": "user", "content": "go"}, {"role": "assistant", "content": blocks})
+    ]
+
+    parts = translate(rows, signed=True).turns[1]["parts"]
+
+    assert [part.get("text") or part["function_call"]["name"] for part in parts] == [
+        "first",
+        "functions_look",
+        "then",
+        "look",
+    ]
+    assert [part.get("thought_signature") for part in parts] == [
+        None,
+        b"skip_thought_signature_validator",
+        b"sig",
+        None,
+    ]

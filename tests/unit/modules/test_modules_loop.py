@@ -446,3 +446,15 @@ async def test_a_long_conversation_is_sent_as_it_was(open_chat: Any) -> None:
 
     assert json.loads(json.dumps(await chat.history())) == await chat.history()
     assert [data["message_count"] for data in chat.of("llm:request")] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("output", ["a name \udcff", {"names": ["a name \udcff"]}])
+async def test_a_result_with_half_a_letter_is_an_answer_all_the_same(open_chat: Any, output: Any) -> None:
+    chat = await open_chat(replies=["[[tool: look {}]] [[then: done]]"])
+    await chat.add_result("look", output)
+
+    assert await chat.say("go") == "done"
+    [result] = [row["content"] for row in await chat.history() if row["role"] == "tool"]
+    assert "a name " in result
+    assert "Error" not in result
+    assert [data["result"]["success"] for data in chat.of("tool:post")] == [True]

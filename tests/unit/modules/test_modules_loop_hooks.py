@@ -231,3 +231,50 @@ async def test_eight_calls_run_at_once_and_are_answered_in_their_order(open_chat
     assert await chat.say("go") == "ok"
     assert all_in.is_set()
     assert results(await chat.history()) == names
+
+
+@LOOPS
+@pytest.mark.parametrize("answer", [HookResult(action="deny", reason="it leaks"), ASK])
+async def test_a_result_that_a_hook_denies_does_not_reach_the_model(
+    open_chat: Any, loop: str, answer: HookResult
+) -> None:
+    chat = await open_chat(loop=loop, replies=["[[tools: look {} | other {}]]"])
+    await chat.add_result("look", "a secret")
+    await chat.add_result("other", "harmless")
+    chat.coordinator.approval_system = Person("Deny")
+    chat.on("tool:post", lambda data: answer if data["tool_name"] == "look" else None)
+
+    said = await chat.say("go")
+
+    denied, other = results(await chat.history())
+    assert denied.startswith("Denied by hook: ")
+    assert other == "harmless"
+    assert "a secret" not in said
+
+
+@LOOPS
+async def test_a_result_that_a_person_lets_through_is_as_it_was(open_chat: Any, loop: str) -> None:
+    chat = await open_chat(loop=loop, replies=["[[tool: look {}]] [[then: done]]"])
+    await chat.add_result("look", "a secret")
+    chat.coordinator.approval_system = Person("Allow once")
+    chat.on("tool:post", lambda _: ASK)
+
+    await chat.say("go")
+
+    assert results(await chat.history()) == ["a secret"]
+
+
+@LOOPS
+@pytest.mark.parametrize("ephemeral", [True, False])
+@pytest.mark.parametrize("event", ["prompt:submit", "provider:request", "tool:post", "orchestrator:complete"])
+async def test_a_text_over_the_sessions_limit_is_left_out_and_the_turn_goes_on(
+    open_chat: Any, loop: str, event: str, ephemeral: bool
+) -> None:
+    chat = await open_chat(loop=loop, replies=["[[tool: look {}]] [[then: done]]"])
+    chat.coordinator.config["session"]["injection_size_limit"] = 10
+    await chat.add_result("look", "seen")
+    chat.on(event, lambda _: HookResult(action="inject_context", context_injection="x" * 11, ephemeral=ephemeral))
+
+    assert await chat.say("go") == "done"
+    assert [data["message_count"] for data in chat.of("llm:request")] == [1, 3]
+    assert [row["role"] for row in await chat.history()] == ["user", "assistant", "tool", "assistant"]

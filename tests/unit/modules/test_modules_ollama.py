@@ -9,6 +9,8 @@ from amplifier_core.llm_errors import InvalidRequestError, NotFoundError, RateLi
 from amplifier_core.message_models import ResponseFormatJson, ResponseFormatJsonSchema, ToolSpec
 
 from amplifier_app_api.modules import load_mount
+from amplifier_app_api.modules.providers.ollama_replies import OllamaReply
+from amplifier_app_api.modules.providers.wire import AttemptStream
 from doubles.fake_llm import FakeLLM
 from provider_talk import PICTURE_ELSEWHERE, SCHEMA, Coordinator, Hooks, request, result, row_of, sent, text
 
@@ -234,3 +236,11 @@ async def test_no_key_of_the_servers_environment_is_sent(
 
     await text(await make(), "hi")
     assert "authorization" not in llm.recorded()[-1]["headers"]
+
+
+async def test_arguments_that_come_as_text_are_read() -> None:
+    reply = OllamaReply("m", AttemptStream(None))
+    call = {"function": {"name": "look", "arguments": '{"x": 1}'}}
+    await reply.feed({"message": {"tool_calls": [call]}, "done": True})
+
+    assert [one.arguments for one in reply.response().tool_calls or []] == [{"x": 1}]

@@ -611,3 +611,70 @@ async def test_thoughts_are_known_under_either_name() -> None:
 async def test_a_chat_that_ends_without_a_reason_is_a_broken_stream() -> None:
     with pytest.raises(StreamError, match="The answer ended before it was complete"):
         await chat_reply(chunk(content="so"))
+
+
+async def test_a_name_that_comes_behind_the_id_is_taken() -> None:
+    pieces = [calling(0, "a", None, None), calling(0, None, "look", '{"x": 1}')]
+    response = await chat_reply(*(chunk(**piece) for piece in pieces), chunk("tool_calls"))
+
+    assert [(call.id, call.name, call.arguments) for call in response.tool_calls] == [("a", "look", {"x": 1})]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("written", ['{"pa', ""])
+async def test_of_a_chat_that_was_cut_off_the_complete_calls_are_made(reason: str, written: str) -> None:
+    whole, cut = calling(0, "a", "look", ""), calling(1, "b", "write", written)
+    response = await chat_reply(chunk(**whole), chunk(**cut), chunk(reason))
+
+    assert [(call.id, call.arguments) for call in response.tool_calls] == [("a", {})]
+
+
+async def test_a_call_whose_item_ended_where_the_answer_was_filtered_is_not_made() -> None:
+    parts = item("function_call", name="write", call_id="c", arguments='{"pa')
+    with pytest.raises(ContentFilterError):
+        await feed(responses_reply(), *parts, finished("incomplete", "content_filter"))
+
+
+async def test_what_a_thought_led_to_goes_back_right_behind_it(make: Make, llm: FakeLLM) -> None:
+    def thought(number: int) -> dict[str, Any]:
+        return {
+            "type": "thinking",
+            "thinking": "",
+            "content": [f"sealed {number}", f"rs_{number}"],
+            "made_by": "openai",
+        }
+
+    def call(number: int) -> dict[str, Any]:
+        return {"type": "tool_call", "id": f"c{number}", "name": "functions.look", "input": {}}
+
+    asked = {"role": "assistant", "content": [thought(1), call(1), thought(2), call(2)]}
+    await text(await make(), "go", asked, result("c1", "a"), result("c2", "b"))
+
+    items = sent(llm)["input"][1:]
+    assert [one["type"] for one in items] == ["reasoning", "function_call"] * 2 + ["function_call_output"] * 2
+    assert [one.get("id") or one.get("call_id") for one in items[:4]] == ["rs_1", "c1", "rs_2", "c2"]
+    assert {one["name"] for one in items if one["type"] == "function_call"} == {"functions_look"}
+
+
+async def test_a_chat_sends_back_names_the_api_takes(make: Make, llm: FakeLLM) -> None:
+    asked = {"role": "assistant", "content": [{"type": "tool_call", "id": "c", "name": "functions.look", "input": {}}]}
+    await text(await make(api="chat"), "go", asked, result("c", "a"))
+
+    assert sent(llm)["messages"][1]["tool_calls"][0]["function"]["name"] == "functions_look"
+
+
+async def test_a_reason_that_says_nothing_ends_nothing() -> None:
+    hooks = Hooks()
+    response = await chat_reply(chunk("", content="one"), chunk("", content=" two"), chunk("stop"), hooks=hooks)
+
+    assert [block.text for block in response.content] == ["one two"]
+    assert len(hooks.of("llm:stream_block_start")) == 1
+
+
+async def test_a_thought_and_a_text_of_one_piece_are_both_kept() -> None:
+    response = await chat_reply(chunk("stop", reasoning_content="hm", content="so"))
+
+    assert [(block.type, getattr(block, "thinking", "") or block.text) for block in response.content] == [
+        ("thinking", "hm"),
+        ("text", "so"),
+    ]

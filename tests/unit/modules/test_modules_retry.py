@@ -3,7 +3,13 @@
 from typing import Any
 
 import pytest
-from amplifier_core.llm_errors import InvalidRequestError, LLMError, ProviderUnavailableError, RateLimitError
+from amplifier_core.llm_errors import (
+    InvalidRequestError,
+    LLMError,
+    ProviderUnavailableError,
+    RateLimitError,
+    StreamError,
+)
 from amplifier_core.message_models import ChatResponse, TextBlock
 from amplifier_core.testing import EventRecorder
 
@@ -31,12 +37,29 @@ def test_waits_differ_unless_told_otherwise() -> None:
     assert {RetryPolicy(jitter=False).delay(error, 3) for _ in range(20)} == {4.0}
 
 
-@pytest.mark.parametrize(("asked", "wait"), [(0.0, 0.0), (7.0, 7.0), (60.0, 60.0), (61.0, None)])
+@pytest.mark.parametrize(("asked", "wait"), [(0.5, 0.5), (7.0, 7.0), (60.0, 60.0), (61.0, None)])
 def test_what_the_api_asks_for_is_kept_to_unless_it_is_too_much(asked: float, wait: float | None) -> None:
     error = RateLimitError("later")
     error.retry_after = asked
 
-    assert RetryPolicy(max_delay=60).delay(error, 1) == wait
+    assert RetryPolicy(max_delay=60, jitter=False).delay(error, 1) == wait
+
+
+def test_sessions_that_were_told_the_same_moment_do_not_all_come_at_it() -> None:
+    error = RateLimitError("later")
+    error.retry_after = 7.0
+
+    waits = [wait for _ in range(20) if (wait := RetryPolicy(max_delay=7.5).delay(error, 1)) is not None]
+
+    assert len(set(waits)) > 1
+    assert all(7.0 <= wait <= 7.5 for wait in waits)
+
+
+def test_an_api_that_asks_for_no_wait_is_not_hammered() -> None:
+    error = RateLimitError("later")
+    error.retry_after = 0.0
+
+    assert [RetryPolicy(jitter=False).delay(error, attempt) for attempt in (1, 2, 3)] == [1.0, 2.0, 4.0]
 
 
 def test_what_will_fail_again_is_not_tried_again() -> None:
@@ -94,6 +117,26 @@ async def test_an_attempt_that_showed_nothing_takes_nothing_back() -> None:
     await tried(Script(ProviderUnavailableError("down", status_code=0), "well"), hooks)
 
     assert [name for name, _ in hooks.events] == ["provider:retry"]
+
+
+@pytest.mark.parametrize("fault", [AttributeError("x"), KeyError(0), TypeError("x"), ValueError("x"), RecursionError()])
+async def test_an_answer_that_cannot_be_read_is_a_broken_one(fault: Exception) -> None:
+    hooks = EventRecorder()
+    attempts = 0
+
+    async def attempt(stream: AttemptStream) -> ChatResponse:
+        nonlocal attempts
+        attempts += 1
+        await stream.start(0, "text")
+        await stream.delta(0, "half")
+        raise fault
+
+    policy = RetryPolicy(max_retries=1, min_delay=0)
+    with pytest.raises(StreamError, match="cannot be read") as raised:
+        await retrying(attempt, policy=policy, report=CallReport(hooks, "p", "m"), hooks=hooks)
+
+    assert (attempts, raised.value.provider, raised.value.model) == (2, "p", "m")
+    assert [name for name, _ in hooks.events].count("llm:stream_aborted") == 2
 
 
 async def test_the_last_error_ends_it() -> None:

@@ -1,5 +1,6 @@
 """Room that was made stays made, and in the summarizing mode the model writes down what it no longer sees."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from amplifier_core.message_models import ChatRequest, ChatResponse, TextBlock
 from amplifier_core.models import ProviderInfo
 from amplifier_core.testing import EventRecorder
 
-from amplifier_app_api.modules.contexts import compaction
+from amplifier_app_api.modules.contexts import compaction, summary
 from amplifier_app_api.modules.contexts.simple import ContextOptions, SimpleContext
 from amplifier_app_api.modules.contexts.summary import summarize
 from amplifier_app_api.modules.kernel import ConfigurationError
@@ -127,6 +128,60 @@ async def test_a_model_that_fails_to_summarize_does_not_end_the_turn() -> None:
 
     assert dropped == (await context.get_messages())[56 - len(dropped) : 56]
     assert "Later." in text_of(summarized)
+
+
+async def test_a_provider_that_fails_in_a_way_of_its_own_does_not_end_the_turn() -> None:
+    context = a_context(compaction="summarize")
+    await fill(context, range(56))
+
+    shown = await context.get_messages_for_request(provider=Summarizer(ZeroDivisionError("a bug")))
+
+    assert shown == (await context.get_messages())[56 - len(shown) : 56]
+
+
+async def test_a_summary_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Summarizer):
+        async def complete(self, request: ChatRequest, **_: Any) -> ChatResponse:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(summary, "PATIENCE", 0)
+    context = a_context(compaction="summarize")
+    await fill(context, range(56))
+
+    shown = await context.get_messages_for_request(provider=Silent())
+
+    assert shown == (await context.get_messages())[56 - len(shown) : 56]
+
+
+async def test_a_turn_that_is_cancelled_during_a_summary_changes_nothing() -> None:
+    begun = asyncio.Event()
+
+    class Slow(Summarizer):
+        async def complete(self, request: ChatRequest, **_: Any) -> ChatResponse:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    context = a_context(compaction="summarize")
+    await fill(context, range(56))
+    task = asyncio.create_task(context.get_messages_for_request(provider=Slow()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert "Later." in text_of(await context.get_messages_for_request(provider=Summarizer("Later.")))
+
+
+async def test_a_summary_longer_than_asked_for_is_cut() -> None:
+    context = a_context(compaction="summarize", summary_tokens=100)
+    await fill(context, range(56))
+
+    shown = await context.get_messages_for_request(provider=Summarizer("z" * 100_000))
+
+    assert [len(message["content"]) < 1_000 for message in shown if message["role"] == "system"] == [True]
+    assert sum(len(message["content"]) for message in shown) < 16_000
 
 
 async def test_a_summary_of_much_is_made_in_steps_that_fit() -> None:

@@ -3,7 +3,8 @@
 What goes first, and only until the target is met: the text of old tool results; then whole old exchanges,
 the user's message together with the last of the replies to it. A reply and its tool results go together, so that no
 tool call is ever left without its result; a conversation still starts with a user's message. System
-messages and the latest user message always stay. Recent messages are touched only when nothing else helps.
+messages and the latest user message always stay. Recent messages are touched only when nothing else helps; when
+even then the budget is not met, the latest tool results are cut as well, each by no more than is needed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from amplifier_app_api.modules.contexts.tokens import estimate_message
 
 Message = dict[str, Any]
+
+NOTE_CHARS = 80  # of the note that stands for what was cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Compaction:
     sizes: list[int]  # of the messages, in tokens
     left_out: list[Message]
     tokens: int
-    level: int  # 1 results shortened, 2 old exchanges left out, 3 the same among recent messages
+    level: int  # 1 results shortened, 2 old exchanges left out, 3 the same among recent messages, 4 the latest results
     removed: int
     truncated: int
 
@@ -51,7 +54,10 @@ def compact(messages: Sequence[Message], sizes: Sequence[int], limits: Limits) -
         return work.result(2)
     work.shorten_results(before=len(messages))
     work.leave_out(before=len(messages))
-    return work.result(3)
+    if work.tokens <= limits.budget:
+        return work.result(3)
+    work.cut_latest_results()
+    return work.result(4)
 
 
 def _first_recent(sizes: Sequence[int], recent: int) -> int:
@@ -98,10 +104,24 @@ class _Work:
             if index < before:
                 self._shorten(index)
 
-    def _shorten(self, index: int) -> None:
+    def cut_latest_results(self) -> None:
+        """Whole, they would not let the model be asked at all; some room is left for what comes next."""
+        aim = (self._limits.budget + self._limits.target) // 2
+        results = [i for i, m in enumerate(self._messages) if m is not None and m.get("role") == "tool"]
+        for index in results:
+            over = self.tokens - aim
+            if over <= 0:
+                return
+            content: Any = (self._messages[index] or {}).get("content")
+            if isinstance(content, str) and self._sizes[index]:
+                # As many letters as the tokens left to it have, and a few less for the note.
+                left = max(0, self._sizes[index] - over) / self._sizes[index]
+                self._shorten(index, max(self._limits.truncate_chars, int(len(content) * left) - NOTE_CHARS))
+
+    def _shorten(self, index: int, keep: int | None = None) -> None:
         message = self._messages[index]
         content = message.get("content") if message is not None else None
-        keep = self._limits.truncate_chars
+        keep = self._limits.truncate_chars if keep is None else keep
         if message is None or not isinstance(content, str) or len(content) <= keep or index in self._truncated:
             return
         note = f"{content[:keep]}\n[{len(content) - keep} more characters left out to make room]"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amplifier_app_api.modules.contexts.compaction import Message
-from amplifier_app_api.modules.contexts.simple import ContextOptions, SimpleContext
+from amplifier_app_api.modules.contexts.simple import ContextOptions, SimpleContext, tools_of
 from amplifier_app_api.modules.options import Options
 from amplifier_app_api.modules.tools.sandbox import FileRefused, Sandbox
 from amplifier_app_api.modules.tools.text_files import decode
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 class PersistentContext(SimpleContext):
     def __init__(self, options: ContextOptions, memory_files: list[str], coordinator: Any) -> None:
-        super().__init__(options, coordinator.hooks)
+        super().__init__(options, coordinator.hooks, tools_of(coordinator))
         self._memory_files = memory_files
         self._coordinator = coordinator
         self._noticed: set[str] = set()

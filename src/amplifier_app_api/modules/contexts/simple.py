@@ -15,18 +15,19 @@ from typing import Any
 from amplifier_app_api.modules.contexts.compaction import Compaction, Limits, Message, compact
 from amplifier_app_api.modules.contexts.summary import summarize, summary_message
 from amplifier_app_api.modules.contexts.tokens import estimate_message
-from amplifier_app_api.modules.kernel import CONTEXT_COMPACTION, LLMError
+from amplifier_app_api.modules.kernel import CONTEXT_COMPACTION
 from amplifier_app_api.modules.options import Options
 
 __amplifier_module_type__ = "context"
 
 MODULE_ID = "context-simple"
-RESERVE_TOKENS = 800  # what a request needs beside its messages and tools we cannot see
+RESERVE_TOKENS = 800  # what a request needs beside its messages and tools
 DEFAULT_WINDOW = 200_000
 
 logger = logging.getLogger(__name__)
 
 SystemPromptFactory = Callable[[], Awaitable[str]]
+Tools = Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,13 @@ class SimpleContext:
     knows it by identity.
     """
 
-    def __init__(self, options: ContextOptions, hooks: Any = None) -> None:
+    def __init__(self, options: ContextOptions, hooks: Any = None, tools: Tools = dict) -> None:
+        """`tools` gives the session's, by name: every request describes them, and that takes room, too."""
         self._options = options
         self._hooks = hooks
+        self._tools = tools
+        self._measured: dict[str, Any] = {}  # the tools as they were last, and what they take
+        self._tool_tokens = 0
         self._messages: list[Message] = []
         # What the model is shown of them, each with its size in tokens.
         self._view: list[Message] = []
@@ -131,8 +136,8 @@ class SimpleContext:
             text = await summarize(
                 provider, earlier, made.left_out, tokens=self._options.summary_tokens, room=budget * 3 // 4
             )
-        except LLMError as error:
-            # Without a summary the conversation goes on as it does in the other mode.
+        except Exception as error:
+            # Whatever a provider raises: without a summary the conversation goes on as it does in the other mode.
             logger.warning("the conversation could not be summarized", extra={"error": type(error).__name__})
             return made.messages, made.sizes
         kept = [
@@ -161,8 +166,18 @@ class SimpleContext:
         if window is None:
             return self._options.max_tokens or DEFAULT_WINDOW
         # A provider may say that its whole window can be output; half of it stays for reading.
-        budget = max(window - output - RESERVE_TOKENS, window // 2)
+        budget = max(window - output - RESERVE_TOKENS, window // 2) - self._tokens_of_tools()
         return min(budget, self._options.max_tokens or budget)
+
+    def _tokens_of_tools(self) -> int:
+        """Measured once for the same tools."""
+        tools = dict(self._tools())
+        if tools != self._measured:
+            described = [
+                [name, getattr(t, "description", ""), getattr(t, "input_schema", {})] for name, t in tools.items()
+            ]
+            self._measured, self._tool_tokens = tools, estimate_message({"content": described})
+        return self._tool_tokens
 
     def _limits(self, budget: int) -> Limits:
         target = int(budget * self._options.target_usage)
@@ -194,6 +209,10 @@ class SimpleContext:
         await self._hooks.emit(CONTEXT_COMPACTION, facts)
 
 
+def tools_of(coordinator: Any) -> Tools:
+    return lambda: coordinator.get("tools") or {}
+
+
 def _summarizes(options: Options) -> bool:
     way = options.text("compaction") or "drop"
     if way not in ("drop", "summarize"):
@@ -217,5 +236,5 @@ def _window_of(provider: Any) -> tuple[int | None, int]:
 
 
 async def mount(coordinator: Any, config: Mapping[str, Any] | None = None) -> None:
-    context = SimpleContext(ContextOptions.read(MODULE_ID, config), coordinator.hooks)
+    context = SimpleContext(ContextOptions.read(MODULE_ID, config), coordinator.hooks, tools_of(coordinator))
     await coordinator.mount("context", context)

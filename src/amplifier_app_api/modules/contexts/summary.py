@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -13,6 +14,9 @@ Row = Mapping[str, Any]
 
 LONGEST_ENTRY = 4_000
 """Letters of one message that the summary is made from; of a longer one the beginning and the end."""
+
+PATIENCE = 180.0
+"""Seconds for a whole summary; a turn does not wait longer for one."""
 
 TASK = """You keep the memory of a conversation between a user and an assistant that works with tools. Parts of it no
 longer fit and will be gone; the assistant goes on with nothing but your summary of them and with the newest messages.
@@ -31,12 +35,20 @@ def summary_message(text: str) -> dict[str, Any]:
 async def summarize(provider: Any, earlier: str, rows: Sequence[Row], *, tokens: int, room: int) -> str:
     """A summary of `rows`, and of an `earlier` summary, of about as many `tokens` at most.
 
-    It is made in steps when the rows need more than `room` tokens. What a provider raises passes through.
+    It is made in steps when the rows need more than `room` tokens. What a provider raises passes through, and
+    `TimeoutError` when it does not come to an end.
     """
     text = earlier
-    for part in _parts(rows, max(room * CHARS_PER_TOKEN - len(TASK), LONGEST_ENTRY + 200)):
-        text = await _step(provider, text, part, tokens)
+    async with asyncio.timeout(PATIENCE):
+        for part in _parts(rows, max(room * CHARS_PER_TOKEN - len(TASK), LONGEST_ENTRY + 200)):
+            text = _bounded(await _step(provider, text, part, tokens), tokens)
     return text
+
+
+def _bounded(text: str, tokens: int) -> str:
+    """A model may write more than it was told to, and a summary stays for good."""
+    longest = 2 * tokens * CHARS_PER_TOKEN  # a token may hold more letters than are reckoned
+    return text if len(text) <= longest else f"{text[:longest]}\n[…]"
 
 
 async def _step(provider: Any, earlier: str, part: str, tokens: int) -> str:

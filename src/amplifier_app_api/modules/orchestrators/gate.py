@@ -10,12 +10,22 @@ from __future__ import annotations
 
 import contextvars
 import json
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from amplifier_app_api.modules.kernel import PROMPT_SUBMIT, TOOL_POST, TOOL_PRE, ContextInjection, HookResult
+from amplifier_app_api.modules.kernel import (
+    PROMPT_SUBMIT,
+    TOOL_POST,
+    TOOL_PRE,
+    ContextInjection,
+    HookResult,
+    whole_letters,
+)
+
+logger = logging.getLogger(__name__)
 
 ALTERABLE = frozenset({PROMPT_SUBMIT, TOOL_PRE, TOOL_POST})
 """Events whose payload a loop takes back."""
@@ -111,15 +121,27 @@ class HookGate:
         return taken
 
     async def _obey(self, result: HookResult, event: str) -> Answer:
-        if result.action == "inject_context":
-            self._ephemeral += _ephemeral_of(result)
         if self._coordinator is not None and (result.action != "continue" or result.user_message):
-            processed = cast("HookResult", await self._coordinator.process_hook_result(result, event, "hook"))
+            processed = await self._processed(result, event)
         else:
             processed = result
+        if processed is None:
+            return Answer(data=result.data or {})
+        if result.action == "inject_context":
+            self._ephemeral += _ephemeral_of(result)
         # Without a coordinator nobody can be asked, and an unanswered question is a no.
         denied = processed.action in ("deny", "ask_user")
         return Answer(denied=denied, reason=processed.reason or "", data=result.data or {})
+
+    async def _processed(self, result: HookResult, event: str) -> HookResult | None:
+        """None for a text that is longer than the session's limits allow: it is left out, as a hook that fails is."""
+        try:
+            return cast("HookResult", await self._coordinator.process_hook_result(result, event, "hook"))
+        except ValueError as error:
+            if result.action != "inject_context":
+                raise
+            logger.warning("a hook's text is not added", extra={"event": event, "error": str(error)})
+            return None
 
 
 async def _witness(_: str, data: dict[str, Any]) -> None:
@@ -147,6 +169,6 @@ def _ephemeral_of(result: HookResult) -> list[ContextInjection]:
 def plain(value: Any) -> Any:
     """`value` as the JSON data that hooks receive and return, so that the two can be compared.
 
-    The kernel takes strict JSON only: `NaN` and its kind go as texts.
+    The kernel takes strict JSON only: `NaN` and its kind go as texts, half a letter as a mark.
     """
-    return json.loads(json.dumps(value, default=str), parse_constant=str)
+    return json.loads(whole_letters(json.dumps(value, default=str, ensure_ascii=False)), parse_constant=str)

@@ -76,13 +76,22 @@ def open_calls(rows: Sequence[Row]) -> list[ToolCall]:
         if row.get("role") == "tool":
             answered.add(str(row.get("tool_call_id")))
         elif row.get("role") == "assistant":
-            calls = cast("list[Row]", row.get("tool_calls") or [])
-            return [
-                ToolCall(id=str(call["id"]), name=str(call["tool"]), arguments=call.get("arguments") or {})
-                for call in calls
-                if str(call["id"]) not in answered
-            ]
+            calls = map(_call_of, cast("list[Row]", row.get("tool_calls") or []))
+            return [call for call in calls if call is not None and call.id not in answered]
     return []
+
+
+def _call_of(told: Row) -> ToolCall | None:
+    """A stored call; None for one that no result can belong to. Rows that were imported may have another shape."""
+    function: Any = told.get("function")
+    call = cast("Row", function) if isinstance(function, dict) else told
+    call_id, name = told.get("id"), call.get("tool") or call.get("name") or ""
+    if call_id is None:
+        return None
+    arguments: Any = call.get("arguments")
+    return ToolCall(
+        id=str(call_id), name=str(name), arguments=cast("Row", arguments) if isinstance(arguments, dict) else {}
+    )
 
 
 class MadeMessages:
@@ -101,9 +110,7 @@ class MadeMessages:
         known = len(self._rows)
         if known > len(rows) or not all(map(is_, self._rows, rows)):
             known = 0
-        self._made[known:] = [
-            Message.model_validate({**row, "content": row.get("content") or ""}) for row in rows[known:]
-        ]
+        self._made[known:] = map(_made_of, rows[known:])
         self._rows = [*rows]
         messages = [*self._made]
         for injection in injections:
@@ -114,6 +121,26 @@ class MadeMessages:
                 row = {"role": injection.role, "content": injection.content, "metadata": OF_A_HOOK}
                 messages.append(Message.model_validate(row))
         return messages
+
+
+def _made_of(row: Row) -> Message:
+    """Without the blocks that the kernel has no form for: rows that were imported may hold some."""
+    content: Any = row.get("content") or ""
+    try:
+        return Message.model_validate({**row, "content": content})
+    except ValueError:
+        if not isinstance(content, list):
+            raise
+    known = [block for block in cast("list[Row]", content) if _is_known(block)]
+    return Message.model_validate({**row, "content": known or ""})
+
+
+def _is_known(block: Row) -> bool:
+    try:
+        Message.model_validate({"role": "user", "content": [block]})
+    except ValueError:
+        return False
+    return True
 
 
 def tool_specs(tools: Mapping[str, Any]) -> list[ToolSpec] | None:

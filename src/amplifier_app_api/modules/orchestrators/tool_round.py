@@ -70,17 +70,22 @@ class ToolRound:
             return await self._failed(facts, type(error).__name__, str(error) or type(error).__name__)
 
         try:
-            result = await self._reviewed(result, facts)
+            result, denied = await self._reviewed(result, facts)
+            if denied is not None:
+                return f"Denied by hook: {denied or 'no reason given'}"
         except asyncio.CancelledError:
             # What the tool did is done; its result stands, even if hooks did not get to see it.
             logger.info("cancelled after the tool had run", extra={"tool": call.name, "tool_call_id": call.id})
         return _text_of(result)
 
-    async def _reviewed(self, result: ToolResult, facts: dict[str, Any]) -> ToolResult:
-        """The result as hooks leave it."""
+    async def _reviewed(self, result: ToolResult, facts: dict[str, Any]) -> tuple[ToolResult, str | None]:
+        """The result as hooks leave it, and the reason for which the model is not to have it."""
         shown = plain({"success": result.success, "output": result.output, "error": result.error})
         answer = await self._gate.emit(TOOL_POST, {**facts, "result": shown})
-        return _result_from(answer.data["result"], result) if answer.altered("result", shown) else result
+        if answer.denied:
+            return result, answer.reason
+        altered = answer.altered("result", shown)
+        return _result_from(answer.data["result"], result) if altered else result, None
 
     async def _execute(self, tool: Any, call: ToolCall, arguments: dict[str, Any], group: str) -> ToolResult:
         task = asyncio.current_task()

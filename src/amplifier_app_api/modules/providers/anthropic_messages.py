@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from amplifier_app_api.modules.kernel import Message, ToolCall
-from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, reminder, repairs_of, steps_of
+from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, reminder, repairs_of, safe_name, steps_of
 
 Param = dict[str, Any]
 
 SHORTENED = "[Earlier messages were left out]"
 
-_ID = re.compile(r"[^a-zA-Z0-9_-]")
+_ID = re.compile(r"[^a-zA-Z0-9_-]")  # letters of other providers' ids that this API does not allow in one
 _CACHED_TYPES = {"text", "image", "tool_result"}
 _THOUGHTS = {"thinking", "redacted_thinking"}
 
@@ -28,6 +28,8 @@ class Conversation:
     system: list[Param] = field(default_factory=list[Param])
     messages: list[Param] = field(default_factory=list[Param])
     repairs: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # calls that got `NO_RESULT`
+    ids: dict[str, str] = field(default_factory=dict[str, str])  # of the calls of the latest reply, as the API has them
+    _uses: dict[str, int] = field(default_factory=dict[str, int])  # how often an id was given out
 
     def add(self, role: str, blocks: list[Param]) -> None:
         """Append blocks; those of one role in a row become one message."""
@@ -37,6 +39,18 @@ class Conversation:
             self.messages[-1]["content"].extend(blocks)
         else:
             self.messages.append({"role": role, "content": list(blocks)})
+
+    def name_calls(self, calls: Sequence[ToolCall]) -> None:
+        """Give each call of a reply an id of its own; servers of other kinds begin anew in each reply."""
+        self.ids = {call.id: self._free_id(_ID.sub("_", call.id) or "_") for call in calls}
+
+    def _free_id(self, wanted: str) -> str:
+        made = wanted
+        while (uses := self._uses.get(made, 0)) > 0:
+            self._uses[made] = uses + 1
+            made = f"{wanted}_{uses + 1}"
+        self._uses[made] = 1
+        return made
 
     def mark_for_caching(self) -> None:
         """Let the API keep the system prompt and the conversation up to here.
@@ -69,33 +83,42 @@ def translate(messages: Sequence[Message], *, thoughts: bool = True) -> Conversa
             case "user":
                 made.add("user", _user_blocks(step.message.content))
             case "reply":
-                made.add("assistant", _reply(step, thoughts=thoughts))
+                made.name_calls(step.calls)
+                made.add("assistant", _reply(step, made.ids, thoughts=thoughts))
             case "results":
                 made.repairs += repairs_of(step)
-                made.add("user", [_result(call, (step.results or {}).get(call.id)) for call in step.calls])
+                results = step.results or {}
+                made.add("user", [_result(made.ids[call.id], results.get(call.id)) for call in step.calls])
     if made.messages and made.messages[0]["role"] != "user":
         made.messages.insert(0, {"role": "user", "content": [_text(SHORTENED)]})
     return made
 
 
-def _reply(step: Step, *, thoughts: bool) -> list[Param]:
+def _reply(step: Step, ids: dict[str, str], *, thoughts: bool) -> list[Param]:
+    """Each call stands where its block does; what the loop stored without one follows."""
+    calls = {call.id: call for call in step.calls}
+    blocks: list[Param] = []
     content = step.message.content
+    for block in [] if isinstance(content, str) else content:
+        if block.type == "tool_call":
+            call = calls.pop(block.id, None)  # None: a second one with the id of the first
+            blocks += [] if call is None else [_use(call, ids)]
+        elif (made := _assistant_block(block)) is not None and (thoughts or made["type"] not in _THOUGHTS):
+            blocks.append(made)
     if isinstance(content, str):
         blocks = _texts(content)
-    else:
-        blocks = [made for block in content if (made := _assistant_block(block)) is not None]
-        if not thoughts:
-            blocks = [block for block in blocks if block["type"] not in _THOUGHTS]
-    shown = {block["id"] for block in blocks if block["type"] == "tool_use"}
-    return blocks + [_use(call) for call in step.calls if _safe_id(call.id) not in shown]
+    blocks += [_use(call, ids) for call in calls.values()]
+    while blocks and blocks[-1]["type"] in _THOUGHTS:  # the API refuses thoughts that lead to nothing
+        blocks.pop()
+    return blocks
 
 
-def _use(call: ToolCall) -> Param:
-    return {"type": "tool_use", "id": _safe_id(call.id), "name": call.name, "input": call.arguments}
+def _use(call: ToolCall, ids: dict[str, str]) -> Param:
+    return {"type": "tool_use", "id": ids[call.id], "name": safe_name(call.name), "input": call.arguments}
 
 
-def _result(call: ToolCall, message: Message | None) -> Param:
-    answer: Param = {"type": "tool_result", "tool_use_id": _safe_id(call.id)}
+def _result(call_id: str, message: Message | None) -> Param:
+    answer: Param = {"type": "tool_result", "tool_use_id": call_id}
     if message is None:
         return {**answer, "content": NO_RESULT, "is_error": True}
     content = message.content if isinstance(message.content, str) else _user_blocks(message.content)
@@ -110,8 +133,6 @@ def _assistant_block(block: Any) -> Param | None:
             return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
         case "redacted_thinking":
             return {"type": "redacted_thinking", "data": block.data}
-        case "tool_call":
-            return {"type": "tool_use", "id": _safe_id(block.id), "name": block.name, "input": block.input}
         case _:
             return None
 
@@ -145,8 +166,3 @@ def _text(text: str) -> Param:
 
 def _cached(block: Param) -> Param:
     return {**block, "cache_control": {"type": "ephemeral"}}
-
-
-def _safe_id(call_id: str) -> str:
-    """Other providers' ids may hold letters this API does not allow in one."""
-    return _ID.sub("_", call_id)

@@ -30,7 +30,7 @@ from amplifier_app_api.modules.providers.anthropic_options import PROVIDER, Anth
 from amplifier_app_api.modules.providers.anthropic_replies import Reply
 from amplifier_app_api.modules.providers.anthropic_requests import arguments_of
 from amplifier_app_api.modules.providers.clients import SharedClient, certificates, shared_client
-from amplifier_app_api.modules.providers.retry import retrying
+from amplifier_app_api.modules.providers.retry import UNREADABLE, retrying, unreadable
 from amplifier_app_api.modules.providers.wire import AttemptStream, CallReport, wants_stream
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class AnthropicProvider:
             return [_model_info(model) async for model in models]
         except RAISED as error:
             raise self._kernel_error(error, self._options.model, began=False) from error
+        except UNREADABLE as error:
+            raise unreadable(error, provider=PROVIDER, model=None) from error
 
     def parse_tool_calls(self, response: ChatResponse) -> list[ToolCall]:
         return response.tool_calls or []
@@ -146,13 +148,16 @@ class AnthropicProvider:
         return self._shared
 
     def _new_client(self) -> anthropic.AsyncAnthropic:
-        """Without `base_url` the SDK's ANTHROPIC_BASE_URL counts."""
-        return anthropic.AsyncAnthropic(
+        """Without `base_url` the SDK's ANTHROPIC_BASE_URL counts, and its ANTHROPIC_CUSTOM_HEADERS go there alone."""
+        client = anthropic.AsyncAnthropic(
             api_key=self._options.api_key,
             base_url=self._options.base_url,
             max_retries=0,
             http_client=anthropic.DefaultAsyncHttpxClient(verify=certificates()),
         )
+        if self._options.base_url is not None:
+            client._custom_headers = {}  # pyright: ignore[reportPrivateUsage] # those of the environment
+        return client
 
     async def close(self) -> None:
         shared, self._shared = self._shared, None

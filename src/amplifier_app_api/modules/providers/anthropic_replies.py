@@ -21,6 +21,7 @@ from amplifier_app_api.modules.providers.call_arguments import arguments_of
 from amplifier_app_api.modules.providers.wire import AttemptStream
 
 _STREAM_TYPES = {"text": "text", "thinking": "thinking", "redacted_thinking": "thinking", "tool_use": "tool_use"}
+_CUT_OFF = {"max_tokens", "model_context_window_exceeded", "refusal"}  # the last block may be without its end
 _COUNTS = (
     "input_tokens",
     "output_tokens",
@@ -143,11 +144,12 @@ class Reply:
             case "redacted_thinking":
                 return RedactedThinkingBlock(data=block.data)
             case _:
-                arguments = block.input if block.input is not None else self._arguments(text)
+                arguments = block.input if block.input is not None else self._arguments(block, text)
                 return None if arguments is None else ToolCallBlock(id=block.id, name=block.name, input=arguments)
 
-    def _arguments(self, text: str) -> dict[str, Any] | None:
-        return arguments_of(text, cut_off=self._stop_reason == "max_tokens", provider=PROVIDER, model=self._model)
+    def _arguments(self, block: _Block, text: str) -> dict[str, Any] | None:
+        cut_off = self._stop_reason in _CUT_OFF and block.index == len(self._blocks) - 1
+        return arguments_of(text, cut_off=cut_off, provider=PROVIDER, model=self._model)
 
     def _usage(self) -> Usage:
         """`input_tokens` includes what was read from and written to the cache; the API counts these apart."""

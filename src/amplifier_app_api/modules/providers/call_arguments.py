@@ -9,11 +9,22 @@ from amplifier_app_api.modules.kernel import StreamError
 
 
 def arguments_of(text: str | None, *, cut_off: bool, provider: str, model: str) -> dict[str, Any] | None:
-    """None for a call that was cut off by the limit on tokens, and is not made; `StreamError` for a broken one."""
+    """None for a call that was `cut_off` before it was complete, and is not made; `StreamError` for a broken one.
+
+    Nothing at all stands for no arguments, unless it is where the answer was cut off.
+    """
     try:
-        arguments: Any = json.loads(text or "{}", parse_constant=str)
+        arguments: Any = None if not text else json.loads(text, parse_constant=str)
+        if isinstance(arguments, str):  # some servers write the JSON into a JSON text
+            arguments = json.loads(arguments, parse_constant=str)
     except ValueError as error:
         if cut_off:
             return None
         raise StreamError("A tool call's arguments are broken", provider=provider, model=model) from error
-    return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
+    if isinstance(arguments, dict):
+        return cast("dict[str, Any]", arguments)
+    if cut_off:
+        return None
+    if arguments is None or arguments == []:
+        return {}
+    raise StreamError("A tool call's arguments are no object", provider=provider, model=model)

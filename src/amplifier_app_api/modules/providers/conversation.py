@@ -17,6 +17,10 @@ from amplifier_app_api.modules.kernel import Message, TextBlock, ToolCall
 
 NO_RESULT = "No result: the call was interrupted"
 
+LONGEST_NAME = 64
+
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+
 # Agents slip texts into user messages; neither is what the user said.
 _REMINDER = re.compile(r"<system-reminder.*?</system-reminder>", re.DOTALL)
 _CONTEXT = re.compile(r"\A\s*<message-context>.*?</message-context>\s*", re.DOTALL)
@@ -72,6 +76,11 @@ def calls_of(message: Message) -> list[ToolCall]:
         if call_id and name and call_id not in calls:
             calls[call_id] = ToolCall(id=call_id, name=name, arguments=_arguments(call.get("arguments")))
     return list(calls.values())
+
+
+def safe_name(name: str) -> str:
+    """A tool's name that an API takes in a history: a model may have called what never was a tool."""
+    return _NOT_IN_NAMES.sub("_", name)[:LONGEST_NAME] or "_"
 
 
 def _arguments(told: Any) -> dict[str, Any]:

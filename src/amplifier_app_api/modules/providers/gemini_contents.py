@@ -20,6 +20,7 @@ from amplifier_app_api.modules.providers.conversation import (
     Step,
     reminder,
     repairs_of,
+    safe_name,
     steps_of,
     text_of,
 )
@@ -65,26 +66,27 @@ def translate(messages: Sequence[Message], *, signed: bool) -> Contents:
 
 
 def _reply(step: Step, *, signed: bool) -> list[Part]:
+    """In the order they came, as signatures belong to a place."""
     parts: list[Part] = []
-    signatures: dict[str, bytes | None] = {}
-    for block in [] if isinstance(step.message.content, str) else step.message.content:
+    calls = {call.id: call for call in step.calls}
+    content = step.message.content
+    for block in [] if isinstance(content, str) else content:
         signature = _signature_of(block)
         if block.type == "text" and (block.text or signature):
             parts.append(_signed({"text": block.text}, signature))
-        elif block.type == "tool_call":
-            signatures[block.id] = signature
-    if isinstance(step.message.content, str):
-        parts += [{"text": text} for text in _texts(step.message.content)]
-    for position, call in enumerate(step.calls):
-        signature = signatures.get(call.id)
-        if signature is None and signed and position == 0:  # the first of parallel calls carries it for all
-            signature = _UNSIGNED
-        parts.append(_signed({"function_call": _call(call)}, signature))
+        elif block.type == "tool_call" and (call := calls.pop(block.id, None)) is not None:
+            parts.append(_signed(_call(call), signature))
+    if isinstance(content, str):
+        parts += [{"text": text} for text in _texts(content)]
+    parts += [_call(call) for call in calls.values()]
+    first = next((part for part in parts if "function_call" in part), None)
+    if signed and first is not None and SIGNATURE not in first:  # the first of parallel calls carries it for all
+        first[SIGNATURE] = _UNSIGNED
     return parts
 
 
 def _call(call: ToolCall) -> Part:
-    return {"id": call.id, "name": call.name, "args": call.arguments}
+    return {"function_call": {"id": call.id, "name": safe_name(call.name), "args": call.arguments}}
 
 
 def _results(step: Step) -> list[Part]:
@@ -97,7 +99,7 @@ def _results(step: Step) -> list[Part]:
         else:
             response = {"output": text_of(message.content)}
             images += [part for part in _user_parts(message.content) if "text" not in part]
-        answers.append({"function_response": {"id": call.id, "name": call.name, "response": response}})
+        answers.append({"function_response": {"id": call.id, "name": safe_name(call.name), "response": response}})
     return answers + images
 
 

@@ -20,14 +20,17 @@ RAISED = (errors.APIError, httpx2.HTTPError, httpx2.StreamError, ValueError, *GA
 _SECONDS = re.compile(r"\A(\d+(?:\.\d+)?)s\Z")
 
 
-def kernel_error(error: Exception, *, model: str, key: str, began: bool) -> LLMError:
-    """`began`: output had already arrived, so that a broken connection is a broken stream."""
+def kernel_error(error: Exception, *, model: str, key: str, began: bool, answered: bool = False) -> LLMError:
+    """`began`: output had already arrived, so that a broken connection is a broken stream.
+
+    `answered`: the API had begun to answer, so that what the SDK will not take is the answer and not the request.
+    """
     who: dict[str, Any] = {"provider": PROVIDER, "model": model}
     if isinstance(error, errors.APIError):
         return _of_api(error, model=model, key=key)
     if isinstance(error, httpx2.TimeoutException):
         return LLMTimeoutError("The API did not answer in time", **who)
-    if isinstance(error, ValueError) and not isinstance(error, GARBLED) and not began:
+    if isinstance(error, ValueError) and not isinstance(error, GARBLED) and not (began or answered):
         return InvalidRequestError(f"The SDK refuses the request: {without_key(str(error), key)}", **who)
     if isinstance(error, httpx2.HTTPError) and not began:
         return NetworkError("The API cannot be reached", **who)

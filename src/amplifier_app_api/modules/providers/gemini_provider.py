@@ -32,7 +32,7 @@ from amplifier_app_api.modules.providers.gemini_models import facts_of, is_older
 from amplifier_app_api.modules.providers.gemini_options import PROVIDER, GeminiOptions
 from amplifier_app_api.modules.providers.gemini_replies import Reply
 from amplifier_app_api.modules.providers.gemini_requests import config_of, model_of
-from amplifier_app_api.modules.providers.retry import retrying
+from amplifier_app_api.modules.providers.retry import UNREADABLE, retrying, unreadable
 from amplifier_app_api.modules.providers.wire import AttemptStream, CallReport, wants_stream
 
 CAPABILITIES = ["streaming", "tools", "thinking", "vision", "json_schema"]
@@ -95,9 +95,11 @@ class GeminiProvider:
         try:
             config = types.ListModelsConfig(page_size=PAGE, http_options=timeout)
             models = [model async for model in await self._client().client.genai.aio.models.list(config=config)]
+            return [_model_info(model) for model in models if "generateContent" in (model.supported_actions or [])]
         except RAISED as error:
-            raise self._kernel_error(error, self._options.model, began=False) from error
-        return [_model_info(model) for model in models if "generateContent" in (model.supported_actions or [])]
+            raise self._kernel_error(error, self._options.model, began=False, answered=True) from error
+        except UNREADABLE as error:
+            raise unreadable(error, provider=PROVIDER, model=None) from error
 
     def parse_tool_calls(self, response: ChatResponse) -> list[ToolCall]:
         return response.tool_calls or []
@@ -128,19 +130,20 @@ class GeminiProvider:
         call: dict[str, Any] = {"model": model, "contents": contents.turns, "config": config}
         shared = self._client()
         models: Any = shared.client.genai.aio.models  # its types are half unknown
+        opened: list[httpx2.Response] = []
         try:
-            async with shared.slot(), _connection():
+            async with shared.slot(), _connection(opened):
                 if self._options.use_streaming:
                     async for chunk in await models.generate_content_stream(**call):
                         await reply.feed(chunk)
                 else:
                     await reply.feed(await models.generate_content(**call))
         except RAISED as error:
-            raise self._kernel_error(error, model, began=stream.began) from error
+            raise self._kernel_error(error, model, began=stream.began, answered=bool(opened)) from error
         return await reply.response()
 
-    def _kernel_error(self, error: Exception, model: str, *, began: bool) -> LLMError:
-        return kernel_error(error, model=model, key=self._options.api_key, began=began)
+    def _kernel_error(self, error: Exception, model: str, *, began: bool, answered: bool = False) -> LLMError:
+        return kernel_error(error, model=model, key=self._options.api_key, began=began, answered=answered)
 
     def _client(self) -> SharedClient[Connections]:
         if self._shared is None:
@@ -163,9 +166,8 @@ class GeminiProvider:
 
 
 @asynccontextmanager
-async def _connection() -> AsyncGenerator[None]:
-    """Close what was opened within, whatever happens."""
-    opened: list[httpx2.Response] = []
+async def _connection(opened: list[httpx2.Response]) -> AsyncGenerator[None]:
+    """Note what is opened within, and close it whatever happens."""
     token = _opened.set(opened)
     try:
         yield

@@ -28,7 +28,7 @@ from amplifier_app_api.modules.providers.ollama_client import CONNECT_TIMEOUT, O
 from amplifier_app_api.modules.providers.ollama_messages import chat_body, ollama_messages
 from amplifier_app_api.modules.providers.ollama_options import NAME, OllamaOptions
 from amplifier_app_api.modules.providers.ollama_replies import OllamaReply
-from amplifier_app_api.modules.providers.retry import retrying
+from amplifier_app_api.modules.providers.retry import UNREADABLE, retrying, unreadable
 from amplifier_app_api.modules.providers.wire import AttemptStream, CallReport, wants_stream
 
 CAPABILITIES = ["streaming", "tools", "thinking", "vision", "json_mode"]
@@ -79,6 +79,8 @@ class OllamaProvider:
             names = [model.model for model in (await client.list()).models if model.model]
         except RAISED as error:
             raise self._kernel_error(error, None, began=False) from error
+        except UNREADABLE as error:
+            raise unreadable(error, provider=NAME, model=None) from error
         gate = asyncio.Semaphore(SHOWN_AT_ONCE)
         return list(await asyncio.gather(*(self._model_info(client, name, gate) for name in names)))
 
@@ -145,7 +147,7 @@ class OllamaProvider:
         shown: Any = None
         window, able = SERVERS_WINDOW, ["streaming"]
         async with gate:
-            with suppress(*RAISED):  # gone since it was listed
+            with suppress(*RAISED, *UNREADABLE):  # gone since it was listed, or told in a way nobody knows
                 shown = await client.show(name)
         if shown is not None:
             facts: dict[str, Any] = shown.modelinfo or {}

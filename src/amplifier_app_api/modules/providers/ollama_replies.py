@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,6 +16,7 @@ from amplifier_app_api.modules.kernel import (
     ToolCallBlock,
     Usage,
 )
+from amplifier_app_api.modules.providers.call_arguments import arguments_of
 from amplifier_app_api.modules.providers.ollama_options import NAME
 from amplifier_app_api.modules.providers.wire import AttemptStream
 
@@ -60,11 +62,12 @@ class OllamaReply:
         """Calls come whole, from most servers without an id: theirs is made here and stored with the call."""
         function = cast("dict[str, Any]", call.get("function") or {})
         name, arguments = str(function.get("name") or ""), function.get("arguments")
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         block = await self._begin("tool_use", name)
         block.call = ToolCallBlock(
             id=str(call.get("id") or f"call_{uuid.uuid4().hex}"),
             name=name,
-            input=cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {},
+            input=arguments_of(text, cut_off=False, provider=NAME, model=self._model) or {},
         )
         await self._stream.end(block.index)
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amplifier_app_api.modules.kernel import Message, ThinkingBlock
-from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, repairs_of, steps_of, text_of
+from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, repairs_of, safe_name, steps_of, text_of
 from amplifier_app_api.modules.providers.openai_input import Param, image_url, safe_id
+
+_ANY_NAME = {"vllm"}  # servers that leave a tool's name to whoever made the tool
 
 PICTURES = "[Pictures the tools returned]"
 
@@ -39,7 +41,7 @@ def chat_messages(messages: Sequence[Message], provider: str) -> ChatMessages:
                     made.messages.append({"role": "user", "content": content})
             case "reply":
                 thoughts = _thoughts(step.message, provider) if id(step.message) in current else ""
-                made.messages += _reply(step, thoughts)
+                made.messages += _reply(step, thoughts, provider)
             case "results":
                 made.messages += _results(step)
                 made.repairs += repairs_of(step)
@@ -50,13 +52,14 @@ def chat_thought(text: str, provider: str) -> ThinkingBlock:
     return ThinkingBlock.model_validate({"thinking": text, "made_by": provider})
 
 
-def _reply(step: Step, thoughts: str) -> list[Param]:
+def _reply(step: Step, thoughts: str, provider: str) -> list[Param]:
     text = text_of(step.message.content)
+    named = str if provider in _ANY_NAME else safe_name
     calls = [
         {
             "id": safe_id(call.id),
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+            "function": {"name": named(call.name), "arguments": json.dumps(call.arguments, ensure_ascii=False)},
         }
         for call in step.calls
     ]

@@ -25,6 +25,8 @@ from amplifier_app_api.modules.providers.openai_models import cost_of
 from amplifier_app_api.modules.providers.openai_options import Endpoint
 from amplifier_app_api.modules.providers.wire import AttemptStream
 
+_CUT_OFF = {"length", "content_filter"}  # the last block may be without its end
+
 
 @dataclass(slots=True)
 class _Block:
@@ -59,16 +61,16 @@ class ChatReply:
         choice = chunk.choices[0]
         delta = choice.delta
         if delta is not None:
+            if thought := _thought(delta):
+                await self._say("thinking", thought)
             if delta.content:
                 await self._say("text", delta.content)
-            elif thought := _thought(delta):
-                await self._say("thinking", thought)
             elif delta.refusal:
                 self._refused = True
                 await self._say("text", delta.refusal)
             for position, call in enumerate(delta.tool_calls or ()):
                 await self._call(call, position)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some servers send an empty one until the end
             self._reason = choice.finish_reason
             await self._end_all()
 
@@ -106,6 +108,7 @@ class ChatReply:
         name = (function.name or "") if function is not None else ""
         if block is None or (call.id and block.id and call.id != block.id and name):
             block = self._calls[index] = await self._begin("tool_use", call.id or "", name)
+        block.name = block.name or name  # which some servers send behind the id
         if function is not None and function.arguments:
             block.pieces.append(function.arguments)
 
@@ -152,7 +155,8 @@ class ChatReply:
             case "thinking":
                 return chat_thought(text, who)
             case _:
-                arguments = arguments_of(text, cut_off=self._reason == "length", provider=who, model=self._model)
+                cut_off = self._reason in _CUT_OFF and block is self._blocks[-1]
+                arguments = arguments_of(text, cut_off=cut_off, provider=who, model=self._model)
                 return None if arguments is None else ToolCallBlock(id=block.id, name=block.name, input=arguments)
 
     def _usage(self) -> Usage:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from amplifier_app_api.modules.kernel import Message, ThinkingBlock
-from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, repairs_of, steps_of, text_of
+from amplifier_app_api.modules.kernel import Message, ThinkingBlock, ToolCall
+from amplifier_app_api.modules.providers.conversation import NO_RESULT, Step, repairs_of, safe_name, steps_of, text_of
 
 Param = dict[str, Any]
 
@@ -71,7 +71,9 @@ def image_url(source: Param) -> str | None:
 
 
 def _reply_items(step: Step, provider: str | None) -> list[Param]:
+    """In the order they came: the API wants what a thought led to right behind it."""
     items: list[Param] = []
+    calls = {call.id: call for call in step.calls}
     content = step.message.content
     if isinstance(content, str):
         items += _texts(content)
@@ -81,18 +83,21 @@ def _reply_items(step: Step, provider: str | None) -> list[Param]:
                 items += _texts(block.text, getattr(block, "phase", None))
             elif block.type == "thinking" and provider and (item := _reasoning(block, provider)) is not None:
                 items.append(item)
-    items += [
-        {
-            "type": "function_call",
-            "call_id": safe_id(call.id),
-            "name": call.name,
-            "arguments": json.dumps(call.arguments, ensure_ascii=False),
-        }
-        for call in step.calls
-    ]
+            elif block.type == "tool_call" and (call := calls.pop(block.id, None)) is not None:
+                items.append(_function_call(call))
+    items += [_function_call(call) for call in calls.values()]
     while items and items[-1].get("type") == "reasoning":  # the API refuses thoughts that lead to nothing
         items.pop()
     return items
+
+
+def _function_call(call: ToolCall) -> Param:
+    return {
+        "type": "function_call",
+        "call_id": safe_id(call.id),
+        "name": safe_name(call.name),
+        "arguments": json.dumps(call.arguments, ensure_ascii=False),
+    }
 
 
 def _reasoning(block: Any, provider: str) -> Param | None:

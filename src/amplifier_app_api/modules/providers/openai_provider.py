@@ -34,7 +34,7 @@ from amplifier_app_api.modules.providers.openai_options import CallOptions, Endp
 from amplifier_app_api.modules.providers.openai_replies import ResponsesReply
 from amplifier_app_api.modules.providers.openai_requests import chat_arguments, responses_arguments
 from amplifier_app_api.modules.providers.openai_types import build_types
-from amplifier_app_api.modules.providers.retry import retrying
+from amplifier_app_api.modules.providers.retry import UNREADABLE, retrying, unreadable
 from amplifier_app_api.modules.providers.wire import AttemptStream, CallReport, wants_stream
 
 logger = logging.getLogger(__name__)
@@ -100,10 +100,12 @@ class OpenAIProvider:
         try:
             models = self._share().client.models.list(timeout=_timeout(self._options.timeout))
             listed = [model async for model in models]
+            choose = self._endpoint.official and self._options.filtered
+            return [self._model_info(model) for model in listed if not choose or _talks(model.id)]
         except RAISED as error:
             raise self._kernel_error(error, None, began=False) from error
-        choose = self._endpoint.official and self._options.filtered
-        return [self._model_info(model) for model in listed if not choose or _talks(model.id)]
+        except UNREADABLE as error:
+            raise unreadable(error, provider=self.name, model=None) from error
 
     def parse_tool_calls(self, response: ChatResponse) -> list[ToolCall]:
         return response.tool_calls or []

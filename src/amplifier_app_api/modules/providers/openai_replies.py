@@ -25,6 +25,7 @@ from amplifier_app_api.modules.providers.wire import AttemptStream
 
 _STREAM_TYPES = {"message": "text", "reasoning": "thinking", "function_call": "tool_use"}
 _POLICIES = ("_policy", "_policy_violation")  # how codes end that tell of a content the vendor will not have
+_CUT_OFF = {"length", "content_filter"}  # the last item may be without its end
 _REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
 
@@ -211,7 +212,7 @@ class ResponsesReply:
                 if item.done is None:
                     return None  # cut off
                 who = self._endpoint.provider
-                cut_off = reason == "length"
+                cut_off = reason in _CUT_OFF and item.index == len(self._items) - 1
                 arguments = arguments_of(item.done.arguments, cut_off=cut_off, provider=who, model=self._model)
                 if arguments is None:
                     return None
@@ -224,9 +225,9 @@ class ResponsesReply:
             return Usage(input_tokens=0, output_tokens=0, total_tokens=0)
         into, out = counts.input_tokens_details, counts.output_tokens_details
         usage = Usage(
-            input_tokens=counts.input_tokens,
-            output_tokens=counts.output_tokens,
-            total_tokens=counts.total_tokens,
+            input_tokens=counts.input_tokens or 0,
+            output_tokens=counts.output_tokens or 0,
+            total_tokens=counts.total_tokens or 0,
             reasoning_tokens=getattr(out, "reasoning_tokens", None),
             cache_read_tokens=getattr(into, "cached_tokens", None) or None,
             cache_write_tokens=getattr(into, "cache_write_tokens", None) or None,

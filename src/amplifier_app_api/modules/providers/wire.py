@@ -25,6 +25,7 @@ from amplifier_app_api.modules.kernel import (
     ChatResponse,
     LLMError,
     Usage,
+    whole_letters,
 )
 
 
@@ -50,9 +51,10 @@ class AttemptStream:
         await self._emit(STREAM_BLOCK_START, facts)
 
     async def delta(self, index: int, text: str) -> None:
+        """`text` may end in half a letter, which is shown as a mark in its place."""
         block_type, sequence = self._open[index]
         self._open[index] = (block_type, sequence + 1)
-        facts = {"block_index": index, "block_type": block_type, "sequence": sequence, "text": text}
+        facts = {"block_index": index, "block_type": block_type, "sequence": sequence, "text": whole_letters(text)}
         await self._emit(STREAM_BLOCK_DELTA, facts)
 
     async def end(self, index: int) -> None:
@@ -73,7 +75,7 @@ class AttemptStream:
 class CallReport:
     def __init__(self, hooks: Any, provider: str, model: str) -> None:
         self._hooks = hooks
-        self._who = {"provider": provider, "model": model}
+        self.who = {"provider": provider, "model": model}
         self._started = time.monotonic()
 
     async def of(self, work: Callable[[], Awaitable[ChatResponse]], request: ChatRequest, **facts: Any) -> ChatResponse:
@@ -90,7 +92,7 @@ class CallReport:
     async def repaired(self, repairs: list[dict[str, str]]) -> None:
         """Tool calls without a result got one: `tool_call_id` and `tool_name` of each. Nothing when there are none."""
         if repairs and self._hooks is not None:
-            facts = {"provider": self._who["provider"], "repair_count": len(repairs), "repairs": repairs}
+            facts = {"provider": self.who["provider"], "repair_count": len(repairs), "repairs": repairs}
             await self._hooks.emit(PROVIDER_TOOL_SEQUENCE_REPAIRED, facts)
 
     async def requested(self, request: ChatRequest, **facts: Any) -> None:
@@ -114,4 +116,4 @@ class CallReport:
 
     async def _emit(self, event: str, facts: dict[str, Any]) -> None:
         if self._hooks is not None:
-            await self._hooks.emit(event, self._who | facts)
+            await self._hooks.emit(event, self.who | facts)

@@ -22,7 +22,7 @@ _RETRIES: Options = {
     "max_retries": integer("How often a failed call is tried again, where that can help.", 5, minimum=0),
     "min_retry_delay": number("Wait before the first retry; it doubles with each.", 1, minimum=0),
     "max_retry_delay": number("The longest wait; an API that wants more patience gets no retry.", 60, minimum=0),
-    "retry_jitter": flag("Shorten each wait by a random quarter at most.", True),
+    "retry_jitter": flag("Wait up to a quarter less, at random; up to a tenth more where the API says how long.", True),
 }
 
 
